@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the daemon says: Acks for requests and changes of state. Called by
+ * link.c's reader with the handle's lock held.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "client/internal.h"
+#include "core/cleanup.h"
+
+static const struct {
+	enum postcopy_state state;
+	const char *name;
+} state_names[] = {
+        {POSTCOPY_STATE_SETUP, "setup"},
+        {POSTCOPY_STATE_ACTIVE, "active"},
+        {POSTCOPY_STATE_POSTCOPY_ACTIVE, "postcopy-active"},
+        {POSTCOPY_STATE_POSTCOPY_PAUSED, "postcopy-paused"},
+        {POSTCOPY_STATE_POSTCOPY_RECOVER, "postcopy-recover"},
+        {POSTCOPY_STATE_COMPLETED, "completed"},
+        {POSTCOPY_STATE_FAILED, "failed"},
+        {POSTCOPY_STATE_CANCELLED, "cancelled"},
+        {POSTCOPY_STATE_EXPORTED, "exported"},
+        {POSTCOPY_STATE_FROZEN, "frozen"},
+        {POSTCOPY_STATE_SERVING, "serving"},
+        {POSTCOPY_STATE_RELEASED, "released"},
+        {POSTCOPY_STATE_WITHDRAWN, "withdrawn"},
+};
+
+_Static_assert(POSTCOPY_STATE_WITHDRAWN < 32, "states no longer fit a 32-bit mask");
+_Static_assert(ATTACH_STATE_MAX <= sizeof(((struct postcopy_status *)0)->name),
+               "a state's name does not fit the public struct");
+_Static_assert(WIRE_ERROR_TEXT_MAX <= POSTCOPY_TEXT_MAX,
+               "a state's text does not fit the public struct");
+
+const char *postcopy_strstate(enum postcopy_state state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(state_names); i++)
+		if (state_names[i].state == state)
+			return state_names[i].name;
+	return "unknown";
+}
+
+enum postcopy_state state_parse(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(state_names); i++)
+		if (strcmp(state_names[i].name, name) == 0)
+			return state_names[i].state;
+	return POSTCOPY_STATE_UNKNOWN;
+}
+
+/* Make the caller's event loop look at us. */
+static void change_announce(struct postcopy *h)
+{
+	uint64_t one = 1;
+	ssize_t n;
+
+	h->untold = true;
+	/* Fails only when the counter is full: then it is readable anyway. */
+	n = write(h->event_fd, &one, sizeof(one));
+	(void)n;
+	pthread_cond_broadcast(&h->changed);
+}
+
+void connection_break(struct postcopy *h, int reason)
+{
+	if (h->broken)
+		return;
+	h->broken = reason;
+	h->status.connected = 0;
+	shutdown(h->sock, SHUT_RDWR);
+	change_announce(h);
+}
+
+void state_enter(struct postcopy *h, const char *name, const char *text, bool final)
+{
+	enum postcopy_state state = state_parse(name);
+	uint32_t bit = POSTCOPY_STATE_BIT(state);
+
+	h->status.state = state;
+	h->status.final = final || (bit & POSTCOPY_STATES_FINAL) != 0;
+	snprintf(h->status.name, sizeof(h->status.name), "%s", name);
+	snprintf(h->status.text, sizeof(h->status.text), "%s", text);
+	for (struct waiter *w = h->waiters; w; w = w->next) {
+		if (w->states & bit)
+			w->reached = true;
+		if (w->reached || h->status.final)
+			w->done = true;
+	}
+	change_announce(h);
+}
+
+static int ack_dispatch(struct postcopy *h, const struct attach_reply *reply)
+{
+	struct pending *p = h->pending_head;
+
+	if (!p)
+		return -EPROTO; /* an Ack that nobody asked for */
+	h->pending_head = p->next;
+	if (!p->next)
+		h->pending_tail = &h->pending_head;
+	if (p->abandoned) {
+		free(p);
+		return 0;
+	}
+	/* -EPROTO for a number that is no errno: it must not become a success. */
+	p->error = reply->error > 0 && reply->error < 4096 ? -reply->error
+	           : reply->error == 0                     ? 0
+	                                                   : -EPROTO;
+	snprintf(p->text, sizeof(p->text), "%s", reply->text);
+	p->done = true;
+	pthread_cond_broadcast(&h->changed);
+	return 0;
+}
+
+int reply_dispatch(struct postcopy *h, const uint8_t *body, size_t len)
+{
+	struct attach_reply reply;
+
+	if (attach_reply_decode(body, len, &reply, NULL) < 0)
+		return -EPROTO;
+	if (reply.type == ATTACH_REPLY_ACK)
+		return ack_dispatch(h, &reply);
+	/* After the final state there is none: a late message cannot revive it. */
+	if (reply.type == ATTACH_REPLY_STATE && !h->status.final)
+		state_enter(h, reply.state, reply.text, reply.final);
+	return 0;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libpostcopy's attach protocol. Called by the attach server.
+ *
+ * A request that is refused gets an Ack with errno and text and leaves the
+ * connection usable; bytes that are no request get one, too, and then the
+ * connection is closed.
+ */
+#include "daemon/attach_postcopy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/log.h"
+#include "net/ipc.h"
+#include "wire/attach_message.h"
+
+/* More than the biggest attach (512 regions with names) takes. */
+#define REQUEST_BYTES_MAX (256 * 1024)
+
+struct postcopy_client {
+	struct attach_client client; /* first: see attach_server.h */
+	struct ipc_connection *connection;
+};
+
+static struct postcopy_client *postcopy_client(struct attach_client *c)
+{
+	return CONTAINER_OF(c, struct postcopy_client, client);
+}
+
+static void reply_send(struct postcopy_client *pc, const struct attach_reply *reply)
+{
+	_cleanup_free_ uint8_t *buf = NULL;
+	size_t len;
+	int r = attach_reply_encode(reply, &buf, &len);
+
+	if (r == 0)
+		r = ipc_send(pc->connection, buf, len);
+	if (r < 0)
+		log_warning("attach: cannot answer pid %d: %s; ignoring",
+			    (int)ipc_peer(pc->connection)->pid, strerror(-r));
+}
+
+static void ack_send(struct postcopy_client *pc, int code, const char *text)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .error = -code};
+
+	snprintf(reply.text, sizeof(reply.text), "%s", text);
+	reply_send(pc, &reply);
+}
+
+static void on_change(struct attach_client *client, const struct migration *m)
+{
+	struct attach_reply reply = {
+		.type = ATTACH_REPLY_STATE,
+		.final = migration_state_final(m->state),
+	};
+
+	snprintf(reply.state, sizeof(reply.state), "%s", migration_state_name(m->state));
+	snprintf(reply.text, sizeof(reply.text), "%s", m->state_text);
+	reply_send(postcopy_client(client), &reply);
+}
+
+static int check_request(const struct postcopy_client *pc, const struct attach_request *request,
+			 struct error *err)
+{
+	if (request->type != ATTACH_REQUEST_ATTACH)
+		return error_set(err, -ENOTSUP,
+				 "this is postcopyd's attach socket (destination): export, freeze and "
+				 "poison reports go to postcopy-sourced's export socket");
+	if (request->version != ATTACH_PROTOCOL_VERSION)
+		return error_set(err, -EPROTONOSUPPORT,
+				 "attach protocol version %u: this postcopyd speaks %d",
+				 request->version, ATTACH_PROTOCOL_VERSION);
+	if (pc->client.attached)
+		return error_set(err, -EBUSY,
+				 "this connection has attached already: a connection attaches once");
+	return 0;
+}
+
+static int request_run(struct postcopy_client *pc, const struct attach_request *request, int *fds,
+		       size_t n_fds, struct error *err)
+{
+	struct migration *m = migration_table_find(attach_server_table(pc->client.server),
+						   &request->migration_id);
+	const struct attach_memory memory = {
+		.regions = request->attach.regions,
+		.n_regions = request->attach.n_regions,
+		.n_uffds = request->attach.n_uffds,
+		.fds = fds,
+		.n_fds = n_fds,
+	};
+	int r = check_request(pc, request, err);
+
+	if (r == 0)
+		r = migration_check_attach(m, request->token, request->token_len, err);
+	if (r == 0)
+		r = migration_attach(m, &memory, ipc_peer(pc->connection)->pid,
+				     ipc_peer_pidfd(pc->connection), err);
+	if (r < 0)
+		return r;
+	attach_client_bind(&pc->client, m);
+	return 0;
+}
+
+static int on_message(struct ipc_connection *connection, const uint8_t *buf, size_t len, int *fds,
+		      size_t n_fds, struct error *err, void *user)
+{
+	struct postcopy_client *pc = user;
+	struct attach_request request = {0};
+	struct error error = {0};
+	int r = attach_request_decode(buf, len, &request, &error);
+
+	if (r < 0) {
+		ack_send(pc, r, error.text);
+		ipc_close_after_flush(connection);
+		return 0;
+	}
+	r = request_run(pc, &request, fds, n_fds, &error);
+	attach_request_free(&request);
+	(void)err;
+	ack_send(pc, r, r < 0 ? error.text : "");
+	if (r < 0) {
+		log_info("attach: pid %d refused: %s", (int)ipc_peer(connection)->pid, error.text);
+		return 0;
+	}
+	on_change(&pc->client, pc->client.migration);
+	migration_connect(pc->client.migration);
+	return 0;
+}
+
+static void on_closed(struct ipc_connection *connection, const struct error *err, void *user)
+{
+	struct postcopy_client *pc = user;
+
+	if (err->code < 0)
+		log_info("attach: connection of pid %d: %s", (int)ipc_peer(connection)->pid,
+			 err->text);
+	attach_client_gone(&pc->client);
+}
+
+static int client_new(struct attach_server *server, int fd, struct attach_client **ret)
+{
+	static const struct ipc_callbacks callbacks = {on_message, on_closed};
+	struct postcopy_client *pc = calloc(1, sizeof(*pc));
+	int r;
+
+	if (!pc) {
+		close(fd);
+		return -ENOMEM;
+	}
+	r = ipc_connection_new(migration_table_loop(attach_server_table(server)), fd,
+			       REQUEST_BYTES_MAX, &callbacks, pc, &pc->connection);
+	if (r < 0) {
+		free(pc);
+		return r;
+	}
+	*ret = &pc->client;
+	return 0;
+}
+
+static void client_free(struct attach_client *client)
+{
+	struct postcopy_client *pc = postcopy_client(client);
+
+	ipc_connection_free(pc->connection);
+	free(pc);
+}
+
+const struct attach_protocol attach_protocol_postcopy = {
+	.name = "postcopy",
+	.client_new = client_new,
+	.client_free = client_free,
+	.on_change = on_change,
+};

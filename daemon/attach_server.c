@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The attach sockets. Made by the daemon; its clients' protocols call back.
+ *
+ * Always holds: a client in the list is alive; one with a migration points to
+ * one that has not reached a final state (the last on_change() unbinds it).
+ */
+#include "daemon/attach_server.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "core/fdpass.h"
+#include "core/log.h"
+#include "net/ipc.h"
+
+struct attach_socket {
+	struct attach_socket *next;
+	struct attach_server *server;
+	const struct attach_protocol *protocol;
+	struct ipc_listener *listener;
+	char *path;
+};
+
+struct attach_server {
+	struct migration_table *table;
+	struct migration_listener *listener;
+	struct attach_socket *sockets;
+	struct attach_client *clients;
+	unsigned n_idle;
+};
+
+static void on_change(const struct migration *m, void *user)
+{
+	struct attach_server *s = user;
+	struct attach_client *c, *next;
+
+	DL_FOREACH_SAFE(s->clients, c, next) {
+		if (c->migration != m)
+			continue;
+		if (migration_state_final(m->state))
+			c->migration = NULL;
+		c->protocol->on_change(c, m);
+	}
+}
+
+int attach_server_new(struct migration_table *table, struct attach_server **ret)
+{
+	_cleanup_(cleanup_attach_server_free) struct attach_server *s = calloc(1, sizeof(*s));
+	int r;
+
+	if (!s)
+		return -ENOMEM;
+	s->table = table;
+	r = migration_table_listen(table, on_change, s, &s->listener);
+	if (r < 0)
+		return r;
+	*ret = TAKE_PTR(s);
+	return 0;
+}
+
+static void client_drop(struct attach_client *c)
+{
+	struct attach_server *s = c->server;
+
+	DL_DELETE(s->clients, c);
+	if (!c->attached)
+		s->n_idle--;
+	c->protocol->client_free(c);
+}
+
+static void socket_free(struct attach_socket *socket)
+{
+	if (!socket)
+		return;
+	ipc_listener_free(socket->listener);
+	if (socket->path && *socket->path != '@')
+		unlink(socket->path);
+	free(socket->path);
+	free(socket);
+}
+DEFINE_CLEANUP(struct attach_socket, socket_free)
+
+struct attach_server *attach_server_free(struct attach_server *s)
+{
+	struct attach_client *c, *next_client;
+	struct attach_socket *socket, *next_socket;
+
+	if (!s)
+		return NULL;
+	LL_FOREACH_SAFE(s->sockets, socket, next_socket) {
+		socket_free(socket);
+	}
+	DL_FOREACH_SAFE(s->clients, c, next_client) {
+		client_drop(c);
+	}
+	migration_table_unlisten(s->table, s->listener);
+	free(s);
+	return NULL;
+}
+
+static void on_accept(int fd, void *user)
+{
+	struct attach_socket *socket = user;
+	struct attach_server *s = socket->server;
+	struct attach_client *c;
+	int r;
+
+	if (s->n_idle >= ATTACH_CLIENTS_IDLE_MAX) {
+		close(fd);
+		log_warning("attach: %d connections wait without attaching; ignoring another one",
+			    ATTACH_CLIENTS_IDLE_MAX);
+		return;
+	}
+	r = socket->protocol->client_new(s, fd, &c);
+	if (r < 0) {
+		log_warning("attach: no memory for a connection; ignoring it");
+		return;
+	}
+	c->server = s;
+	c->protocol = socket->protocol;
+	DL_APPEND(s->clients, c);
+	s->n_idle++;
+}
+
+int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
+			 const char *path, mode_t mode, struct error *err)
+{
+	_cleanup_(cleanup_socket_free) struct attach_socket *socket = calloc(1, sizeof(*socket));
+	int fd, r;
+
+	if (!socket)
+		return error_set(err, -ENOMEM, "not enough memory");
+	fd = unix_listen(path, mode, err);
+	if (fd < 0)
+		return fd;
+	socket->server = s;
+	socket->protocol = protocol;
+	socket->path = strdup(path);
+	r = ipc_listener_new(migration_table_loop(s->table), fd, on_accept, socket,
+			     &socket->listener);
+	if (r < 0 || !socket->path)
+		return error_set(err, -ENOMEM, "not enough memory");
+	LL_PREPEND(s->sockets, socket);
+	socket = NULL;
+	return 0;
+}
+
+struct migration_table *attach_server_table(const struct attach_server *s)
+{
+	return s->table;
+}
+
+void attach_client_bind(struct attach_client *client, struct migration *m)
+{
+	client->migration = m;
+	if (!client->attached)
+		client->server->n_idle--;
+	client->attached = true;
+}
+
+void attach_client_gone(struct attach_client *client)
+{
+	struct migration *m = client->migration;
+
+	client->migration = NULL; /* nobody is left to be told */
+	if (m && !migration_vmm_gone(m))
+		log_migration(LOG_WARNING, m->id_text,
+			      "migration %s: the VMM (pid %d) closed its connection; its memory is "
+			      "still served",
+			      m->id_text, (int)m->vmm_pid);
+	client_drop(client);
+}

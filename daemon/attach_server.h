@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Where VMMs attach. The server accepts, counts and remembers clients; what
+ * they say is an attach protocol's business, one file each (attach_*.c). To add
+ * one: fill a struct attach_protocol, and give it a listening socket.
+ */
+#ifndef DAEMON_ATTACH_SERVER_H
+#define DAEMON_ATTACH_SERVER_H
+
+#include <sys/types.h>
+
+#include "core/cleanup.h"
+#include "core/error.h"
+#include "daemon/migration_table.h"
+#include "net/loop.h"
+
+#define ATTACH_CLIENTS_IDLE_MAX 128 /* connections that have not attached */
+
+struct attach_server;
+struct attach_client;
+
+struct attach_protocol {
+	const char *name;
+	/*
+	 * A connection came; fd (non-blocking) is owned from here on, also on
+	 * failure. Returns a client whose first member is a struct attach_client.
+	 */
+	int (*client_new)(struct attach_server *server, int fd, struct attach_client **ret);
+	void (*client_free)(struct attach_client *client);
+	/* The client's migration has a new state or text. */
+	void (*on_change)(struct attach_client *client, const struct migration *m);
+};
+
+struct attach_client {
+	struct attach_server *server;
+	const struct attach_protocol *protocol;
+	struct migration *migration; /* NULL before the attach and after the end */
+	bool attached;               /* has attached once */
+	struct attach_client *prev, *next;
+};
+
+int attach_server_new(struct migration_table *table, struct attach_server **ret);
+struct attach_server *attach_server_free(struct attach_server *s); /* always NULL */
+DEFINE_CLEANUP(struct attach_server, attach_server_free)
+
+/* Listen for clients of this protocol; several sockets are possible. */
+int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
+			 const char *path, mode_t mode, struct error *err);
+
+/* For the protocols. */
+struct migration_table *attach_server_table(const struct attach_server *s);
+/* This client's VMM has the migration from here on; it gets on_change(). */
+void attach_client_bind(struct attach_client *client, struct migration *m);
+/* The connection has ended: tells the migration, forgets and frees the client. */
+void attach_client_gone(struct attach_client *client);
+
+#endif

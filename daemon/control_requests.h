@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the control interface's requests do, but for Watch. */
+#ifndef DAEMON_CONTROL_REQUESTS_H
+#define DAEMON_CONTROL_REQUESTS_H
+
+#include "core/error.h"
+#include "daemon/migration_table.h"
+#include "wire/control_message.h"
+
+/*
+ * Fill *ret_response (zeroed; its id is the caller's) with the answer; released
+ * with control_response_free(). On failure it is empty and err is for the client.
+ */
+int control_request_run(struct migration_table *table, const struct control_request *request,
+			struct control_response *ret_response, struct error *err);
+
+/* -ENOENT with the text that every request gives for it. */
+int control_unknown_migration(const struct uuid *id, struct error *err);
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The VMM's process: notice its end by a pidfd, kill it when the policy says
+ * so. Called by the attach and by the lost policy.
+ */
+#include "daemon/migration_parts.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "core/log.h"
+
+bool migration_vmm_exited(const struct migration *m)
+{
+	struct pollfd p = {.fd = m->vmm_pidfd, .events = POLLIN};
+
+	return m->vmm_pidfd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
+}
+
+static void vmm_ended(struct migration *m)
+{
+	if (migration_state_final(m->state))
+		return;
+	if (m->completing)
+		migration_end(m, MIGRATION_COMPLETED,
+			      "all memory was here; the VMM (pid %d) exited before the source was "
+			      "told",
+			      (int)m->vmm_pid);
+	else
+		migration_end(m, MIGRATION_FAILED, "VMM exited (pid %d)", (int)m->vmm_pid);
+}
+
+static void on_vmm_exit(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	vmm_ended(arg);
+}
+
+int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error *err)
+{
+	struct loop *loop = migration_table_loop(m->table);
+
+	m->vmm_pid = pid;
+	m->vmm_pidfd = pidfd;
+	if (pidfd < 0) {
+		log_migration(LOG_WARNING, m->id_text,
+			      "migration %s: no pidfd of the VMM (pid %d): its end will be noticed "
+			      "only when a page is placed",
+			      m->id_text, (int)pid);
+		return 0;
+	}
+	m->vmm_exit_event = event_new(loop_base(loop), pidfd, EV_READ, on_vmm_exit, m);
+	if (!m->vmm_exit_event || event_add(m->vmm_exit_event, NULL) < 0)
+		return error_set(err, -ENOMEM, "not enough memory to watch the VMM");
+	return 0;
+}
+
+bool migration_vmm_gone(struct migration *m)
+{
+	if (!migration_vmm_exited(m))
+		return false;
+	vmm_ended(m);
+	return true;
+}
+
+void migration_vmm_kill(struct migration *m, char *text, size_t text_len)
+{
+	if (m->vmm_pidfd < 0)
+		snprintf(text, text_len, "the VMM (pid %d) was not killed: there is no pidfd of it",
+			 (int)m->vmm_pid);
+	else if (syscall(SYS_pidfd_send_signal, m->vmm_pidfd, SIGKILL, NULL, 0) == 0)
+		snprintf(text, text_len, "the VMM (pid %d) was killed", (int)m->vmm_pid);
+	else
+		snprintf(text, text_len,
+			 "the VMM (pid %d) could not be killed (%s): stop it, or give the daemon "
+			 "CAP_KILL",
+			 (int)m->vmm_pid, strerror(errno));
+}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Placement: claim units in the page map, put them into the guest, and end the
+ * claim: the same steps for an answered fault and for the stream. Whoever gets
+ * here second finds the unit claimed and drops what it has.
+ *
+ * Poison goes ledger first, ioctl second. A page that is here already was read
+ * healthy and stays.
+ *
+ * One placer a thread. With UFFD_FEATURE_EVENT_REMOVE, placing data and taking
+ * note of a removal exclude each other by remove_lock: otherwise data that was
+ * claimed before a removal could be placed after it, and the guest would read
+ * stale bytes where it must read zeros.
+ */
+#ifndef DAEMON_PLACEMENT_H
+#define DAEMON_PLACEMENT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/error.h"
+#include "daemon/ledger.h"
+#include "daemon/page_map.h"
+#include "daemon/region.h"
+#include "daemon/resolve.h"
+#include "daemon/stats.h"
+
+enum placement_report {
+	PLACEMENT_FINISHED, /* nothing is missing any more */
+	PLACEMENT_POISONED, /* this unit */
+	PLACEMENT_WARNING,  /* err->text, for the operator */
+	PLACEMENT_VMM_GONE,
+	PLACEMENT_FAILED, /* err */
+};
+
+struct placer_callbacks {
+	/*
+	 * Wait for a reason to try again: changing true: the VMM changes its
+	 * mapping, the uffd's events must be read; false: no memory. Returns
+	 * false to give up (the lane is being stopped).
+	 */
+	bool (*wait_retry)(bool changing, void *user);
+	void (*report)(enum placement_report what, uint64_t unit, const struct error *err,
+	               void *user);
+};
+
+struct placer {
+	int uffd;
+	bool poison_supported;
+	const struct region_table *regions;
+	struct page_map *map;
+	struct ledger *ledger;
+	pthread_mutex_t *remove_lock; /* NULL without remove events */
+	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
+	struct stats *stats;
+	const uint8_t *zeros; /* for memory without UFFDIO_ZEROPAGE */
+	uint64_t zeros_bytes;
+	const struct placer_callbacks *callbacks;
+	void *user;
+	bool warned_unexpected;
+	bool warned_unmapped;
+	bool warned_memory;
+};
+
+/*
+ * Place n_units units from first on, all in region r. Units that are claimed or
+ * final are dropped and counted. 0, -ESRCH (the VMM is gone), -ECANCELED
+ * (stopped), or -errno (reported as PLACEMENT_FAILED); what was not placed is
+ * MISSING again then.
+ */
+int placement_data(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
+                   const uint8_t *bytes);
+int placement_zero(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units);
+int placement_poison(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
+                     enum ledger_reason reason);
+
+/*
+ * Local answers: the fault is for a unit that needs no round trip in state s
+ * (PRESENT, POISONED, REMOVED). Whatever happens, the faulting threads run
+ * again; when the answer could not be given now, they fault again.
+ */
+void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
+                      bool minor);
+
+/* The guest gave this unit back (EVENT_REMOVE, EVENT_UNMAP). With remove_lock held. */
+void placement_remove(struct placer *p, const struct region *r, uint64_t unit);
+
+#endif

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The life of an export: exported -> frozen -> serving -> released, or failed
+ * or withdrawn from any of the first three. Driven by the export socket, the
+ * control socket (main loop) and the links (their threads).
+ *
+ * The state changes in one function, under the lock, so that "a destination
+ * begins to take pages" and "the guest stays here" can never both succeed. A
+ * change is announced on the main loop, whoever made it.
+ */
+#include "source/export.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/log.h"
+#include "source/export_table.h"
+#include "source/link.h"
+
+static const char *const state_names[] = {
+	[EXPORT_EXPORTED] = "exported", [EXPORT_FROZEN] = "frozen",
+	[EXPORT_SERVING] = "serving",   [EXPORT_RELEASED] = "released",
+	[EXPORT_FAILED] = "failed",     [EXPORT_WITHDRAWN] = "withdrawn",
+};
+_Static_assert(ARRAY_SIZE(state_names) == EXPORT_STATES_, "a state has no name");
+
+#define BIT(state) (1U << (state))
+#define BITS_END (BIT(EXPORT_FAILED) | BIT(EXPORT_WITHDRAWN))
+
+/* From each state, where it may go. */
+static const unsigned allowed[] = {
+	[EXPORT_EXPORTED] = BIT(EXPORT_FROZEN) | BITS_END,
+	[EXPORT_FROZEN] = BIT(EXPORT_SERVING) | BIT(EXPORT_RELEASED) | BITS_END,
+	[EXPORT_SERVING] = BIT(EXPORT_RELEASED) | BITS_END,
+	[EXPORT_RELEASED] = 0,
+	[EXPORT_FAILED] = 0,
+	[EXPORT_WITHDRAWN] = 0,
+};
+_Static_assert(ARRAY_SIZE(allowed) == EXPORT_STATES_, "a state has no transitions");
+
+const char *export_state_name(enum export_state state)
+{
+	return (size_t)state < ARRAY_SIZE(state_names) ? state_names[state] : "unknown";
+}
+
+enum export_state export_state(const struct export *e)
+{
+	return (enum export_state)atomic_load_explicit(&e->state, memory_order_acquire);
+}
+
+void export_state_text(struct export *e, char *buf, size_t buf_len)
+{
+	pthread_mutex_lock(&e->lock);
+	(void)snprintf(buf, buf_len, "%s", e->state_text);
+	pthread_mutex_unlock(&e->lock);
+}
+
+/* The one place where the state changes: from one of the states in from_mask. */
+static bool set_state(struct export *e, unsigned from_mask, enum export_state to, const char *text)
+{
+	bool moved = false;
+
+	pthread_mutex_lock(&e->lock);
+	enum export_state from = export_state(e);
+
+	if ((BIT(from) & from_mask) && (allowed[from] & BIT(to))) {
+		atomic_store_explicit(&e->state, to, memory_order_release);
+		(void)snprintf(e->state_text, sizeof(e->state_text), "%s", text);
+		moved = true;
+	}
+	pthread_mutex_unlock(&e->lock);
+	return moved;
+}
+
+static void wake_links(struct export *e, bool urgent_only)
+{
+	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++) {
+		if (e->links[LINK_ROLE_URGENT - 1][lane])
+			link_wake(e->links[LINK_ROLE_URGENT - 1][lane]);
+		if (!urgent_only && e->links[LINK_ROLE_BULK - 1][lane])
+			link_wake(e->links[LINK_ROLE_BULK - 1][lane]);
+	}
+}
+
+/* Nobody reads it any more: give the guest's memory back to the system. */
+static void drop_memory_if_unused(struct export *e)
+{
+	if (!export_state_final(export_state(e)) || e->n_links > 0)
+		return;
+	region_table_drop_memory(e->regions);
+	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
+		want_free(atomic_exchange(&e->want[lane], NULL));
+	export_table_trim(e->table);
+}
+
+/* Main loop. Several changes may be announced as one. */
+static void announce(struct export *e)
+{
+	enum export_state state = export_state(e);
+	char text[ERROR_TEXT_MAX];
+
+	if (state == e->announced)
+		return;
+	e->announced = state;
+	if (export_state_final(state))
+		e->ended_ns = clock_monotonic_ns();
+	export_state_text(e, text, sizeof(text));
+	log_migration(state == EXPORT_FAILED ? LOG_ERR : LOG_INFO, e->id_text, "export is %s%s%s",
+		      export_state_name(state), text[0] ? ": " : "", text);
+	export_ref(e); /* trimming may drop the table's reference */
+	export_table_changed(e->table, e);
+	wake_links(e, false);
+	drop_memory_if_unused(e);
+	export_unref(e);
+}
+
+static void on_change_posted(void *arg)
+{
+	struct export *e = arg;
+
+	atomic_store(&e->change_posted, false);
+	announce(e);
+}
+
+static void on_poison_posted(void *arg)
+{
+	struct export *e = arg;
+
+	atomic_store(&e->poison_posted, false);
+	wake_links(e, true);
+}
+
+/* From a link's thread to the main loop, unless a message is on its way already. */
+static void post_once(struct export *e, atomic_bool *posted, loop_fn fn)
+{
+	if (atomic_exchange(posted, true))
+		return;
+	if (loop_post(e->table->loop, fn, e) < 0) {
+		atomic_store(posted, false);
+		log_migration(LOG_ERR, e->id_text, "not enough memory to tell the main loop");
+	}
+}
+
+static int ended_error(struct export *e, struct error *err)
+{
+	char text[ERROR_TEXT_MAX];
+	enum export_state state = export_state(e);
+
+	export_state_text(e, text, sizeof(text));
+	return error_set(err, -ESHUTDOWN, "export %s is %s%s%.200s", e->id_text,
+			 export_state_name(state), text[0] ? ": " : "", text);
+}
+
+int export_freeze(struct export *e, struct error *err)
+{
+	(void)set_state(e, BIT(EXPORT_EXPORTED), EXPORT_FROZEN, "");
+	announce(e);
+	return export_state_final(export_state(e)) ? ended_error(e, err) : 0;
+}
+
+int export_withdraw(struct export *e, bool force, const char *who, struct error *err)
+{
+	unsigned from = BIT(EXPORT_EXPORTED) | BIT(EXPORT_FROZEN);
+	char text[ERROR_TEXT_MAX];
+
+	(void)snprintf(text, sizeof(text), "withdrawn by %s", who);
+	if (set_state(e, force ? from | BIT(EXPORT_SERVING) : from, EXPORT_WITHDRAWN, text)) {
+		announce(e);
+		return 0;
+	}
+	if (export_state(e) == EXPORT_WITHDRAWN)
+		return 0;
+	if (export_state(e) == EXPORT_SERVING)
+		return error_set(err, -EBUSY,
+				 "a destination has taken %" PRIu64
+				 " pages of export %s: its guest would lose the rest; use force if "
+				 "that guest is to be given up",
+				 atomic_load(&e->stats.pages_urgent) +
+					 atomic_load(&e->stats.pages_stream),
+				 e->id_text);
+	return ended_error(e, err);
+}
+
+struct report {
+	struct export *e;
+	enum poison_reporter by;
+	uint64_t added;
+};
+
+static int report_piece(uint64_t first, uint64_t count, void *user)
+{
+	struct report *report = user;
+	uint64_t added = 0;
+	int r = poison_set_add(report->e->poison, first, count, POISON_REASON_REPORTED,
+			       report->by, &added);
+
+	report->added += added;
+	return r;
+}
+
+int export_report_poison(struct export *e, const struct poison_range *ranges, size_t n_ranges,
+			 enum poison_reporter by, struct error *err)
+{
+	struct report report = {.e = e, .by = by};
+	int r = 0;
+
+	if (export_state_final(export_state(e)))
+		return ended_error(e, err);
+	for (size_t i = 0; i < n_ranges; i++) {
+		r = region_table_walk_gpa(e->regions, &ranges[i], NULL, NULL, err);
+		if (r < 0)
+			return r;
+	}
+	for (size_t i = 0; i < n_ranges && r == 0; i++)
+		r = region_table_walk_gpa(e->regions, &ranges[i], report_piece, &report, err);
+	if (report.added > 0) {
+		log_migration(LOG_WARNING, e->id_text, "%" PRIu64 " pages reported lost by %s",
+			      report.added, poison_reporter_name(by));
+		wake_links(e, true);
+	}
+	return r;
+}
+
+void export_exporter_left(struct export *e)
+{
+	if (export_state_final(export_state(e)))
+		return;
+	if (region_table_gone(e->regions)) {
+		export_fail(e, "the process that exported its own memory has gone");
+		return;
+	}
+	log_migration(LOG_WARNING, e->id_text,
+		      "the exporter (%s) has hung up; its memory is still readable, going on",
+		      e->exporter);
+}
+
+void export_link_joined(struct export *e, const char *peer)
+{
+	export_ref(e);
+	e->n_links++;
+	atomic_fetch_add(&e->stats.links_accepted, 1);
+	(void)snprintf(e->peer, sizeof(e->peer), "%s", peer);
+}
+
+void export_link_left(struct export *e)
+{
+	e->n_links--;
+	announce(e);
+	drop_memory_if_unused(e);
+	export_unref(e);
+}
+
+int export_start_serving(struct export *e)
+{
+	enum export_state state = export_state(e);
+
+	if (state == EXPORT_FROZEN) {
+		if (set_state(e, BIT(EXPORT_FROZEN), EXPORT_SERVING, ""))
+			post_once(e, &e->change_posted, on_change_posted);
+		state = export_state(e);
+	}
+	if (state == EXPORT_SERVING)
+		return 0;
+	return state == EXPORT_EXPORTED ? -EAGAIN : -ESHUTDOWN;
+}
+
+int export_complete(struct export *e, const char *text)
+{
+	if (set_state(e, BIT(EXPORT_FROZEN) | BIT(EXPORT_SERVING), EXPORT_RELEASED, text))
+		post_once(e, &e->change_posted, on_change_posted);
+	switch (export_state(e)) {
+	case EXPORT_RELEASED:
+		return 0;
+	case EXPORT_EXPORTED:
+		return -EAGAIN;
+	default:
+		return -ESHUTDOWN;
+	}
+}
+
+void export_fail(struct export *e, const char *text)
+{
+	if (set_state(e, ~0U, EXPORT_FAILED, text))
+		post_once(e, &e->change_posted, on_change_posted);
+}
+
+int export_read_error(struct export *e, uint64_t first, uint64_t count)
+{
+	uint64_t added = 0;
+	int r = poison_set_add(e->poison, first, count, POISON_REASON_READ_ERROR, POISON_BY_READ,
+			       &added);
+
+	if (added > 0) {
+		log_migration(LOG_WARNING, e->id_text,
+			      "pages %" PRIu64 " + %" PRIu64
+			      " cannot be read: lost to a memory error",
+			      first, count);
+		post_once(e, &e->poison_posted, on_poison_posted);
+	}
+	return r;
+}
+
+void export_drop_wanted(struct export *e, uint64_t first, uint64_t count)
+{
+	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++) {
+		struct want *w = atomic_load_explicit(&e->want[lane], memory_order_acquire);
+
+		if (w)
+			want_drop(w, first, count);
+	}
+}
+
+int export_want_prepare(struct export *e, unsigned lane)
+{
+	struct want *w;
+	int r;
+
+	if (atomic_load(&e->want[lane]))
+		return 0;
+	r = want_new(e->regions->n_pages, &w);
+	if (r == 0)
+		atomic_store_explicit(&e->want[lane], w, memory_order_release);
+	return r;
+}
+
+struct export *export_ref(struct export *e)
+{
+	e->refs++;
+	return e;
+}
+
+struct export *export_unref(struct export *e)
+{
+	if (!e || --e->refs > 0)
+		return NULL;
+	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
+		want_free(atomic_load(&e->want[lane]));
+	region_table_free(e->regions);
+	poison_set_free(e->poison);
+	pthread_mutex_destroy(&e->lock);
+	explicit_bzero(e->token, sizeof(e->token));
+	free(e);
+	return NULL;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An export: the memory of one guest that leaves this host, who may have it,
+ * and what is known to be lost of it.
+ *
+ * The main loop owns it. Functions marked "any thread" may be called by the
+ * links' threads too, which hold it alive by being counted in n_links.
+ */
+#ifndef SOURCE_EXPORT_H
+#define SOURCE_EXPORT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <uthash.h>
+
+#include "core/error.h"
+#include "core/uuid.h"
+#include "source/poison_set.h"
+#include "source/region_table.h"
+#include "source/want.h"
+#include "wire/attach_message.h"
+
+#define EXPORT_LANES_MAX ATTACH_UFFDS_MAX
+#define EXPORT_PEER_MAX 272
+
+enum export_state {
+	EXPORT_EXPORTED,  /* the guest may still run here */
+	EXPORT_FROZEN,    /* it stands still; nobody has asked for a page yet */
+	EXPORT_SERVING,   /* a destination takes pages */
+	EXPORT_RELEASED,  /* final: the destination has everything */
+	EXPORT_FAILED,    /* final: the memory has gone */
+	EXPORT_WITHDRAWN, /* final: the guest stays here, or was given up */
+	EXPORT_STATES_
+};
+
+const char *export_state_name(enum export_state state);
+
+static inline bool export_state_final(enum export_state state)
+{
+	return state >= EXPORT_RELEASED;
+}
+
+/* Pages of 4 KiB. Any thread adds and reads, relaxed. */
+struct export_stats {
+	_Atomic uint64_t pages_data;
+	_Atomic uint64_t pages_zero;
+	_Atomic uint64_t pages_poisoned;
+	_Atomic uint64_t pages_urgent;
+	_Atomic uint64_t pages_stream;
+	_Atomic uint64_t requests;
+	_Atomic uint64_t bytes_sent;
+	_Atomic uint64_t links_accepted;
+};
+
+struct export_table;
+struct link;
+
+struct export {
+	struct uuid id;
+	char id_text[UUID_TEXT_LEN];
+	uint8_t token[TOKEN_BYTES_MAX]; /* wiped with the object: Complete may be repeated */
+	size_t token_len;
+	char peer_identity[PEER_IDENTITY_MAX];
+	struct region_table *regions;
+	struct poison_set *poison;
+	struct export_stats stats;
+
+	/* What each lane's stream has left; made when its first link comes, then constant. */
+	_Atomic(struct want *) want[EXPORT_LANES_MAX];
+
+	_Atomic int state; /* enum export_state; changes under the lock */
+	pthread_mutex_t lock;
+	char state_text[ERROR_TEXT_MAX];
+	atomic_bool poison_posted;
+	atomic_bool change_posted;
+
+	/* The main loop's alone. */
+	struct export_table *table;
+	unsigned refs; /* the table, each link, the exporter's connection */
+	enum export_state announced;
+	char exporter[64]; /* "pid 12 uid 0", for people */
+	struct link *links[2][EXPORT_LANES_MAX]; /* [role - 1][lane] */
+	unsigned n_links; /* also those that are just ending */
+	char peer[EXPORT_PEER_MAX]; /* of the newest link */
+	uint64_t started_us; /* since the epoch */
+	uint64_t started_ns; /* monotonic, as the next */
+	uint64_t ended_ns;
+	UT_hash_handle hh;
+};
+
+/* Any thread. */
+enum export_state export_state(const struct export *e);
+void export_state_text(struct export *e, char *buf, size_t buf_len);
+
+/* Main loop: exported -> frozen; frozen and serving stay. -ESHUTDOWN when it has ended. */
+int export_freeze(struct export *e, struct error *err);
+
+/*
+ * Main loop: end the export. -EBUSY when a destination has taken pages and
+ * force is false. Withdrawing twice is no error.
+ */
+int export_withdraw(struct export *e, bool force, const char *who, struct error *err);
+
+/* Main loop: these pages are lost. All ranges are checked before any is taken over. */
+int export_report_poison(struct export *e, const struct poison_range *ranges, size_t n_ranges,
+			 enum poison_reporter by, struct error *err);
+
+/* Main loop: the process that exported it has hung up. */
+void export_exporter_left(struct export *e);
+
+/* Main loop: a link has come or has ended. */
+void export_link_joined(struct export *e, const char *peer);
+void export_link_left(struct export *e);
+
+/*
+ * Any thread, before the first page is served: frozen -> serving. -EAGAIN
+ * while it is not frozen, -ESHUTDOWN when it has ended.
+ */
+int export_start_serving(struct export *e);
+
+/* Any thread: the destination has everything. Also 0 when it was released before. Errors as above. */
+int export_complete(struct export *e, const char *text);
+
+/* Any thread: the memory has gone. */
+void export_fail(struct export *e, const char *text);
+
+/* Any thread: these pages could not be read. -ENOMEM. */
+int export_read_error(struct export *e, uint64_t first, uint64_t count);
+
+/* Any thread: answered on an urgent link, no stream needs to send them. */
+void export_drop_wanted(struct export *e, uint64_t first, uint64_t count);
+
+/* Main loop. -ENOMEM. */
+int export_want_prepare(struct export *e, unsigned lane);
+
+/* Main loop. unref: always NULL. */
+struct export *export_ref(struct export *e);
+struct export *export_unref(struct export *e);
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * All exports, by migration id. An ended export stays for a while as a
+ * tombstone, without memory: postcopyctl shows how it ended, and a destination
+ * that missed the answer to its Complete gets it again.
+ */
+#include "source/export_table.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/clock.h"
+#include "core/log.h"
+
+int export_table_new(struct loop *loop, const struct export_limits *limits,
+		     struct export_table **ret)
+{
+	struct export_table *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->loop = loop;
+	t->limits = *limits;
+	*ret = t;
+	return 0;
+}
+
+static void table_remove(struct export_table *t, struct export *e)
+{
+	HASH_DEL(t->by_id, e);
+	export_unref(e);
+}
+
+struct export_table *export_table_free(struct export_table *t)
+{
+	struct export *e, *next;
+
+	if (!t)
+		return NULL;
+	HASH_ITER(hh, t->by_id, e, next)
+		table_remove(t, e);
+	free(t);
+	return NULL;
+}
+
+void export_table_observe(struct export_table *t, export_observer_fn fn, void *user)
+{
+	t->observers[t->n_observers].fn = fn;
+	t->observers[t->n_observers++].user = user;
+}
+
+void export_table_changed(struct export_table *t, struct export *e)
+{
+	for (size_t i = 0; i < t->n_observers; i++)
+		t->observers[i].fn(e, t->observers[i].user);
+}
+
+/* Forget ended exports over the limit, oldest first. */
+void export_table_trim(struct export_table *t)
+{
+	for (;;) {
+		struct export *e, *next, *oldest = NULL;
+		unsigned n = 0;
+
+		HASH_ITER(hh, t->by_id, e, next)
+		{
+			if (!export_state_final(e->announced) || e->n_links > 0)
+				continue;
+			n++;
+			if (!oldest || e->ended_ns < oldest->ended_ns)
+				oldest = e;
+		}
+		if (n <= t->limits.ended || !oldest)
+			return;
+		table_remove(t, oldest);
+	}
+}
+
+static int check_room(struct export_table *t, const struct export_params *params,
+		      struct error *err)
+{
+	struct export *e, *next;
+	unsigned alive = 0;
+
+	e = export_table_find(t, params->id);
+	if (e && !export_state_final(export_state(e)))
+		return error_set(err, -EEXIST,
+				 "migration %s is exported already (by %s): withdraw that export "
+				 "first, or use another id",
+				 e->id_text, e->exporter);
+	HASH_ITER(hh, t->by_id, e, next)
+		alive += !export_state_final(export_state(e));
+	if (alive >= t->limits.exports)
+		return error_set(err, -ENOSPC,
+				 "%u exports are alive, and no more are allowed (limit exports of "
+				 "postcopy-sourced)",
+				 alive);
+	return 0;
+}
+
+static void fill(struct export *e, struct export_table *t, const struct export_params *params)
+{
+	e->id = *params->id;
+	uuid_format(&e->id, e->id_text);
+	memcpy(e->token, params->token, params->token_len);
+	e->token_len = params->token_len;
+	(void)snprintf(e->peer_identity, sizeof(e->peer_identity), "%s", params->peer_identity);
+	(void)snprintf(e->exporter, sizeof(e->exporter), "%s", params->exporter);
+	e->table = t;
+	e->started_us = clock_realtime_us();
+	e->started_ns = clock_monotonic_ns();
+}
+
+/* In place of a tombstone, if there is one. */
+static void table_insert(struct export_table *t, struct export *e)
+{
+	struct export *old = export_table_find(t, &e->id);
+
+	if (old)
+		table_remove(t, old);
+	export_ref(e);
+	HASH_ADD(hh, t->by_id, id, sizeof(e->id), e);
+}
+
+int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
+		     size_t n_fds, struct export **ret, struct error *err)
+{
+	struct export *e;
+	int r = check_room(t, params, err);
+
+	if (r < 0)
+		return r;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return error_set(err, -ENOMEM, "not enough memory for an export");
+	e->refs = 1;
+	pthread_mutex_init(&e->lock, NULL);
+	fill(e, t, params);
+	r = region_table_new(params->regions, params->n_regions, fds, n_fds,
+			     t->limits.export_bytes, &e->regions, err);
+	if (r == 0 && poison_set_new(e->regions->n_pages, &e->poison) < 0)
+		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
+			      (unsigned long long)e->regions->n_pages);
+	if (r < 0) {
+		export_unref(e);
+		return r;
+	}
+	table_insert(t, e);
+	log_migration(LOG_INFO, e->id_text, "exported by %s for %s: %zu regions, %llu pages",
+		      e->exporter, e->peer_identity, e->regions->n_regions,
+		      (unsigned long long)e->regions->n_pages);
+	*ret = e;
+	return 0;
+}
+
+struct export *export_table_find(const struct export_table *t, const struct uuid *id)
+{
+	struct export *e;
+
+	HASH_FIND(hh, t->by_id, id, sizeof(*id), e);
+	return e;
+}
+
+int export_table_get(const struct export_table *t, const struct uuid *id, struct export **ret,
+		     struct error *err)
+{
+	char text[UUID_TEXT_LEN];
+	struct export *e = export_table_find(t, id);
+
+	if (!e)
+		return error_set(err, -ENOENT, "there is no export of migration %s here",
+				 uuid_format(id, text));
+	*ret = e;
+	return 0;
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* All exports of this host, by migration id. Main loop only. */
+#ifndef SOURCE_EXPORT_TABLE_H
+#define SOURCE_EXPORT_TABLE_H
+
+#include "net/loop.h"
+#include "source/export.h"
+
+struct export_limits {
+	unsigned exports;       /* that are not ended */
+	unsigned ended;         /* kept to be shown, and to answer a repeated Complete */
+	uint64_t export_bytes;  /* of one export */
+};
+
+/* What a client says about an export. */
+struct export_params {
+	const struct uuid *id;
+	const uint8_t *token;
+	size_t token_len;
+	const char *peer_identity;
+	const struct export_region *regions;
+	size_t n_regions;
+	const char *exporter; /* for people */
+};
+
+/* The state of an export changed, as the new state tells. */
+typedef void (*export_observer_fn)(struct export *e, void *user);
+
+#define EXPORT_OBSERVERS_MAX 4
+
+struct export_table {
+	struct loop *loop;
+	struct export_limits limits;
+	struct export *by_id;
+	struct {
+		export_observer_fn fn;
+		void *user;
+	} observers[EXPORT_OBSERVERS_MAX];
+	size_t n_observers;
+};
+
+int export_table_new(struct loop *loop, const struct export_limits *limits,
+		     struct export_table **ret);
+/* No link may be left. Always NULL. */
+struct export_table *export_table_free(struct export_table *t);
+
+/* At start only. */
+void export_table_observe(struct export_table *t, export_observer_fn fn, void *user);
+
+/*
+ * A new export; the descriptors are taken on success (fds[] become -1). -EEXIST
+ * while one with this id is alive, -ENOSPC at the limit, -EINVAL ... for bad
+ * parameters. The caller has a reference.
+ */
+int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
+		     size_t n_fds, struct export **ret, struct error *err);
+
+/* NULL when there is none; no reference. */
+struct export *export_table_find(const struct export_table *t, const struct uuid *id);
+
+/* The same with -ENOENT and a text. */
+int export_table_get(const struct export_table *t, const struct uuid *id, struct export **ret,
+		     struct error *err);
+
+/* For export.c: tell observers; forget the oldest ended ones. */
+void export_table_changed(struct export_table *t, struct export *e);
+void export_table_trim(struct export_table *t);
+
+#endif

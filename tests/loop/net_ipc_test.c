@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The daemon's side of a local socket: messages and descriptors arrive
+ * together, and a hostile or slow client costs no more than its bounds.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <endian.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/un.h>
+
+#include "net/ipc.h"
+
+#define LIMIT 4096
+
+struct server {
+	struct loop *loop;
+	struct ipc_connection *c;
+	int peer; /* the client's end, blocking */
+	unsigned n_messages;
+	unsigned stop_at;
+	size_t last_len;
+	uint8_t last[FDPASS_MESSAGE_MAX];
+	size_t n_fds;
+	bool take_fds;
+	bool free_in_message;
+	bool answer_and_close;
+	int taken[FDPASS_FDS_MAX];
+	int refuse;
+	bool closed;
+	struct error end;
+};
+
+static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, int *fds,
+                      size_t n_fds, struct error *err, void *user)
+{
+	struct server *s = user;
+
+	s->n_messages++;
+	s->last_len = len;
+	memcpy(s->last, buf, len);
+	s->n_fds = n_fds;
+	for (size_t i = 0; i < n_fds && s->take_fds; i++)
+		s->taken[i] = TAKE_FD(fds[i]);
+	if (s->answer_and_close) {
+		assert_int_equal(ipc_send(c, "no", 2), 0);
+		ipc_close_after_flush(c);
+	}
+	if (s->free_in_message)
+		s->c = ipc_connection_free(c);
+	if (s->n_messages == s->stop_at || s->free_in_message)
+		loop_stop(s->loop);
+	return s->refuse ? error_set(err, s->refuse, "refused") : 0;
+}
+
+static void on_closed(struct ipc_connection *c, const struct error *err, void *user)
+{
+	struct server *s = user;
+
+	(void)c;
+	assert_false(s->closed);
+	s->closed = true;
+	s->end = *err;
+	loop_stop(s->loop);
+}
+
+static unsigned fds_open(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+static struct server *server_new(void)
+{
+	static const struct ipc_callbacks callbacks = {on_message, on_closed};
+	struct server *s = calloc(1, sizeof(*s));
+	int fds[2];
+
+	assert_non_null(s);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(evutil_make_socket_nonblocking(fds[0]), 0);
+	assert_int_equal(loop_new(&s->loop), 0);
+	assert_int_equal(ipc_connection_new(s->loop, fds[0], LIMIT, &callbacks, s, &s->c), 0);
+	s->peer = fds[1];
+	return s;
+}
+
+static void server_free(struct server *s)
+{
+	ipc_connection_free(s->c);
+	close_fd(&s->peer);
+	loop_free(s->loop);
+	free(s);
+}
+
+static void give_up(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	fail_msg("nothing happened for 20 s");
+}
+
+static void run(struct server *s)
+{
+	struct timeval tv = {.tv_sec = 20};
+	struct event *ev = evtimer_new(loop_base(s->loop), give_up, NULL);
+
+	event_add(ev, &tv);
+	assert_int_equal(loop_run(s->loop), 0);
+	event_free(ev);
+}
+
+static void assert_contains(const char *text, const char *part)
+{
+	if (!strstr(text, part))
+		fail_msg("\"%s\" does not contain \"%s\"", text, part);
+}
+
+static void messages_arrive_whole(void **state)
+{
+	struct server *s = server_new();
+	uint8_t *answer;
+	size_t len, n_fds;
+
+	(void)state;
+	s->stop_at = 3;
+	assert_int_equal(fdpass_send_message(s->peer, "one", 3, NULL, 0), 0);
+	assert_int_equal(fdpass_send_message(s->peer, NULL, 0, NULL, 0), 0);
+	assert_int_equal(fdpass_send_message(s->peer, "three", 5, NULL, 0), 0);
+	run(s);
+	assert_int_equal(s->n_messages, 3);
+	assert_int_equal(s->last_len, 5);
+	assert_memory_equal(s->last, "three", 5);
+	assert_int_equal(ipc_send(s->c, "answer", 6), 0);
+	assert_int_equal(ipc_queued(s->c), 0);
+	assert_int_equal(fdpass_recv_message(s->peer, &answer, &len, NULL, 0, &n_fds, 1000000), 0);
+	assert_int_equal(len, 6);
+	assert_memory_equal(answer, "answer", 6);
+	free(answer);
+	server_free(s);
+}
+
+static void message_in_single_bytes(void **state)
+{
+	struct server *s = server_new();
+	uint8_t bytes[8] = {4, 0, 0, 0, 'a', 'b', 'c', 'd'};
+
+	(void)state;
+	s->stop_at = 1;
+	for (size_t i = 0; i < sizeof(bytes); i++) {
+		assert_int_equal(s->n_messages, 0);
+		assert_int_equal(write(s->peer, bytes + i, 1), 1);
+		event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+	}
+	assert_int_equal(s->n_messages, 1);
+	assert_memory_equal(s->last, "abcd", 4);
+	server_free(s);
+}
+
+/* Two messages in the socket at once: the descriptors belong to the second. */
+static void descriptors_come_with_their_message(void **state)
+{
+	unsigned before = fds_open();
+	struct server *s = server_new();
+	int fds[FDPASS_FDS_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < FDPASS_FDS_MAX; i++)
+		fds[i] = 0;
+	s->stop_at = 1;
+	s->take_fds = true;
+	assert_int_equal(fdpass_send_message(s->peer, "plain", 5, NULL, 0), 0);
+	assert_int_equal(fdpass_send_message(s->peer, "fds", 3, fds, FDPASS_FDS_MAX), 0);
+	s->stop_at = 2;
+	run(s);
+	assert_int_equal(s->n_messages, 2);
+	assert_int_equal(s->n_fds, FDPASS_FDS_MAX);
+	for (size_t i = 0; i < FDPASS_FDS_MAX; i++)
+		close(s->taken[i]);
+	/* Not taken: closed for us. */
+	s->take_fds = false;
+	s->stop_at = 3;
+	assert_int_equal(fdpass_send_message(s->peer, "fds", 3, fds, 2), 0);
+	run(s);
+	assert_int_equal(s->n_fds, 2);
+	server_free(s);
+	assert_int_equal(fds_open(), before);
+}
+
+static void send_raw(int fd, const void *buf, size_t len, const int *fds, size_t n_fds)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(int) * 253)];
+	} control = {0};
+	struct iovec iov = {.iov_base = (void *)buf, .iov_len = len};
+	struct msghdr msg = {.msg_iov = &iov,
+	                     .msg_iovlen = 1,
+	                     .msg_control = &control,
+	                     .msg_controllen = CMSG_SPACE(sizeof(int) * n_fds)};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
+	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n_fds);
+	assert_int_equal(sendmsg(fd, &msg, MSG_NOSIGNAL), len);
+}
+
+static void too_many_descriptors_end_it(void **state)
+{
+	unsigned before = fds_open();
+	struct server *s = server_new();
+	uint8_t message[] = {1, 0, 0, 0, 'x'};
+	int fds[100] = {0};
+
+	(void)state;
+	send_raw(s->peer, message, sizeof(message), fds, 100);
+	run(s);
+	assert_true(s->closed);
+	assert_int_equal(s->end.code, -E2BIG);
+	assert_contains(s->end.text, "more than 64 descriptors");
+	assert_int_equal(s->n_messages, 0);
+	server_free(s);
+	assert_int_equal(fds_open(), before);
+}
+
+static void descriptors_in_the_middle_end_it(void **state)
+{
+	unsigned before = fds_open();
+	struct server *s = server_new();
+	uint8_t message[] = {2, 0, 0, 0, 'x', 'y'};
+	int fd = 0;
+
+	(void)state;
+	assert_int_equal(write(s->peer, message, 5), 5);
+	send_raw(s->peer, message + 5, 1, &fd, 1);
+	run(s);
+	assert_true(s->closed);
+	assert_int_equal(s->end.code, -EBADMSG);
+	assert_contains(s->end.text, "middle of a message");
+	server_free(s);
+	assert_int_equal(fds_open(), before);
+}
+
+static void oversize_ends_it(void **state)
+{
+	struct server *s = server_new();
+	uint32_t prefix = htole32(LIMIT + 1);
+
+	(void)state;
+	assert_int_equal(write(s->peer, &prefix, 4), 4);
+	run(s);
+	assert_int_equal(s->end.code, -EMSGSIZE);
+	assert_contains(s->end.text, "message of 4097 bytes, the limit is 4096");
+	server_free(s);
+}
+
+static void hang_up_is_clean_only_between_messages(void **state)
+{
+	struct server *s = server_new();
+
+	(void)state;
+	assert_int_equal(fdpass_send_message(s->peer, "last", 4, NULL, 0), 0);
+	close_fd(&s->peer);
+	run(s);
+	assert_int_equal(s->n_messages, 1);
+	assert_true(s->closed);
+	assert_int_equal(s->end.code, 0);
+	assert_int_equal(ipc_send(s->c, "x", 1), -ENOTCONN);
+	server_free(s);
+
+	s = server_new();
+	assert_int_equal(write(s->peer, "\x05\0\0\0ab", 6), 6);
+	close_fd(&s->peer);
+	run(s);
+	assert_int_equal(s->end.code, -EBADMSG);
+	assert_contains(s->end.text, "after 6 bytes");
+	server_free(s);
+}
+
+/* A client that sends its last request and dies: our failing answer must not lose it. */
+static void last_request_survives_a_failed_send(void **state)
+{
+	struct server *s = server_new();
+
+	(void)state;
+	assert_int_equal(fdpass_send_message(s->peer, "last", 4, NULL, 0), 0);
+	close_fd(&s->peer);
+	assert_int_equal(ipc_send(s->c, "x", 1), 0);
+	run(s);
+	assert_int_equal(s->n_messages, 1);
+	assert_true(s->closed);
+	server_free(s);
+}
+
+static void refused_message_ends_with_that_error(void **state)
+{
+	struct server *s = server_new();
+
+	(void)state;
+	s->refuse = -EPERM;
+	assert_int_equal(fdpass_send_message(s->peer, "a", 1, NULL, 0), 0);
+	assert_int_equal(fdpass_send_message(s->peer, "b", 1, NULL, 0), 0);
+	run(s);
+	assert_int_equal(s->end.code, -EPERM);
+	assert_string_equal(s->end.text, "refused");
+	assert_int_equal(s->n_messages, 1);
+	server_free(s);
+}
+
+static void refusal_with_an_answer(void **state)
+{
+	struct server *s = server_new();
+	uint8_t *answer;
+	size_t len, n_fds;
+
+	(void)state;
+	s->refuse = -EACCES;
+	s->answer_and_close = true;
+	assert_int_equal(fdpass_send_message(s->peer, "a", 1, NULL, 0), 0);
+	run(s);
+	assert_int_equal(s->end.code, -EACCES);
+	assert_int_equal(fdpass_recv_message(s->peer, &answer, &len, NULL, 0, &n_fds, 1000000), 0);
+	assert_memory_equal(answer, "no", 2);
+	free(answer);
+	server_free(s);
+}
+
+static void slow_reader_is_bounded(void **state)
+{
+	struct server *s = server_new();
+	static uint8_t message[100000];
+	uint8_t *got;
+	size_t len, n_fds;
+	unsigned n = 0;
+	int r;
+
+	(void)state;
+	while ((r = ipc_send(s->c, message, sizeof(message))) == 0 && n < 1000)
+		n++;
+	assert_int_equal(r, -ENOBUFS);
+	assert_true(ipc_queued(s->c) <= 4 * 1024 * 1024);
+	assert_true(ipc_queued(s->c) > 3 * 1024 * 1024);
+	for (unsigned i = 0; i < n; i++) { /* and nothing of it is lost */
+		struct pollfd p = {.fd = s->peer, .events = POLLIN};
+
+		while (ipc_queued(s->c) && poll(&p, 1, 0) == 0)
+			event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+		event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+		assert_int_equal(fdpass_recv_message(s->peer, &got, &len, NULL, 0, &n_fds, 5000000),
+		                 0);
+		assert_int_equal(len, sizeof(message));
+		free(got);
+		event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+	}
+	assert_int_equal(ipc_queued(s->c), 0);
+	server_free(s);
+}
+
+static void free_within_on_message_is_safe(void **state)
+{
+	unsigned before = fds_open();
+	struct server *s = server_new();
+	int fds[2] = {0, 0};
+
+	(void)state;
+	s->free_in_message = true;
+	assert_int_equal(fdpass_send_message(s->peer, "a", 1, fds, 2), 0);
+	assert_int_equal(fdpass_send_message(s->peer, "b", 1, fds, 2), 0);
+	run(s);
+	assert_int_equal(s->n_messages, 1);
+	assert_false(s->closed);
+	server_free(s);
+	assert_int_equal(fds_open(), before);
+}
+
+static void peer_is_known(void **state)
+{
+	struct server *s = server_new();
+	struct pollfd p = {.events = POLLIN};
+
+	(void)state;
+	assert_int_equal(ipc_peer(s->c)->pid, getpid());
+	assert_int_equal(ipc_peer(s->c)->uid, geteuid());
+	p.fd = ipc_peer_pidfd(s->c);
+	assert_true(p.fd >= 0);
+	assert_int_equal(poll(&p, 1, 0), 0); /* a pidfd: readable only after death */
+	close(p.fd);
+	server_free(s);
+}
+
+struct acceptor {
+	struct loop *loop;
+	struct ipc_listener *listener;
+	unsigned n;
+	unsigned stop_at;
+	bool free_it;
+};
+
+static void on_accept(int fd, void *user)
+{
+	struct acceptor *a = user;
+
+	assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK);
+	close(fd);
+	if (a->free_it)
+		a->listener = ipc_listener_free(a->listener);
+	if (++a->n == a->stop_at)
+		loop_stop(a->loop);
+}
+
+static int listen_somewhere(struct sockaddr_un *ret, socklen_t *ret_len)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	*ret = (struct sockaddr_un){.sun_family = AF_UNIX};
+	assert_int_equal(bind(fd, (struct sockaddr *)ret, sizeof(sa_family_t)), 0);
+	*ret_len = sizeof(*ret);
+	assert_int_equal(getsockname(fd, (struct sockaddr *)ret, ret_len), 0);
+	assert_int_equal(listen(fd, 32), 0);
+	return fd;
+}
+
+static int connect_to(const struct sockaddr_un *address, socklen_t len)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	assert_true(fd >= 0);
+	assert_int_equal(connect(fd, (const struct sockaddr *)address, len), 0);
+	return fd;
+}
+
+static void listener_survives_a_shortage_of_descriptors(void **state)
+{
+	struct rlimit old, tight;
+	struct sockaddr_un address;
+	struct acceptor a = {.stop_at = 3};
+	struct timeval pause = {.tv_usec = 30000};
+	socklen_t len;
+	int clients[3], lowest;
+
+	(void)state;
+	assert_int_equal(loop_new(&a.loop), 0);
+	assert_int_equal(ipc_listener_new(a.loop, listen_somewhere(&address, &len), on_accept, &a,
+	                                  &a.listener),
+	                 0);
+	for (int i = 0; i < 3; i++)
+		clients[i] = connect_to(&address, len);
+	lowest = dup(0);
+	close(lowest);
+	getrlimit(RLIMIT_NOFILE, &old);
+	tight = (struct rlimit){.rlim_cur = (rlim_t)lowest, .rlim_max = old.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &tight), 0);
+	event_base_loopexit(loop_base(a.loop), &pause);
+	loop_run(a.loop);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(a.n, 0);
+	loop_run(a.loop);
+	assert_int_equal(a.n, 3);
+	a.free_it = true;
+	a.stop_at = 4;
+	lowest = connect_to(&address, len);
+	loop_run(a.loop);
+	assert_null(a.listener);
+	close(lowest);
+	for (int i = 0; i < 3; i++)
+		close(clients[i]);
+	loop_free(a.loop);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(messages_arrive_whole),
+	        cmocka_unit_test(message_in_single_bytes),
+	        cmocka_unit_test(descriptors_come_with_their_message),
+	        cmocka_unit_test(too_many_descriptors_end_it),
+	        cmocka_unit_test(descriptors_in_the_middle_end_it),
+	        cmocka_unit_test(oversize_ends_it),
+	        cmocka_unit_test(hang_up_is_clean_only_between_messages),
+	        cmocka_unit_test(last_request_survives_a_failed_send),
+	        cmocka_unit_test(refused_message_ends_with_that_error),
+	        cmocka_unit_test(refusal_with_an_answer),
+	        cmocka_unit_test(slow_reader_is_bounded),
+	        cmocka_unit_test(free_within_on_message_is_safe),
+	        cmocka_unit_test(peer_is_known),
+	        cmocka_unit_test(listener_survives_a_shortage_of_descriptors),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * testguest: entry point and command line. The roles are in guest_source.c and
+ * guest_destination.c. An alarm bounds every run: a fault that nobody answers
+ * must end a test, not hang it.
+ */
+#include "support/guest.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char usage_text[] =
+        "usage: testguest source|destination --id UUID --token-file FILE --region "
+        "NAME:KIND:SIZE... "
+        "[options]\n"
+        "  KIND is memfd, memfd-minor, anon, hugetlb or hugetlb-minor\n"
+        "  --socket PATH       export socket (source), attach socket (destination)\n"
+        "  --seed N            of the memory's content and of the choice of lost pages\n"
+        "  --poison N          pages that are lost from the start\n"
+        "  --late N            pages that turn lost while it runs\n"
+        "  --timeout SECONDS   for the whole run (default 60)\n"
+        "source, which takes \"freeze\", \"late\", \"withdraw\" and \"quit\" on stdin:\n"
+        "  --peer-identity SAN of the destination's certificate\n"
+        "  --read-poison       every second lost page is not reported: the agent must find it\n"
+        "  --by-process        let the agent read memfds through the process, too\n"
+        "  --freeze            freeze at once\n"
+        "destination, which takes \"go\" on stdin:\n"
+        "  --threads N         that touch every page in random order (default 4)\n"
+        "  --partition         each page by one thread only\n"
+        "  --uffds N           spread over the regions (default 1)\n"
+        "  --registered        do UFFDIO_API and UFFDIO_REGISTER before the attach\n"
+        "  --eager             touch memory before the source is frozen\n"
+        "  --pause-after N     each thread stops after N pages until \"go\"\n"
+        "  --any-poison        any page may be lost; none may be wrong\n";
+
+void guest_event(const char *name, const char *fmt, ...)
+{
+	char line[1024];
+	int n = snprintf(line, sizeof(line), "%s ", name);
+	va_list ap;
+
+	va_start(ap, fmt);
+	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
+	va_end(ap);
+	if (n > (int)sizeof(line) - 2)
+		n = (int)sizeof(line) - 2;
+	line[n++] = '\n';
+	/* One write a line: threads and the driver's reader see whole lines. */
+	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
+		_exit(GUEST_USAGE);
+}
+
+static void on_alarm(int sig)
+{
+	static const char text[] = "timeout 1\n";
+
+	(void)sig;
+	if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0)
+		_exit(GUEST_USAGE);
+	_exit(GUEST_TIMEOUT);
+}
+
+enum guest_option {
+	OPT_ID = 256,
+	OPT_TOKEN_FILE,
+	OPT_REGION,
+	OPT_SOCKET,
+	OPT_SEED,
+	OPT_POISON,
+	OPT_LATE,
+	OPT_TIMEOUT,
+	OPT_PEER_IDENTITY,
+	OPT_READ_POISON,
+	OPT_BY_PROCESS,
+	OPT_FREEZE,
+	OPT_THREADS,
+	OPT_PARTITION,
+	OPT_UFFDS,
+	OPT_REGISTERED,
+	OPT_EAGER,
+	OPT_PAUSE_AFTER,
+	OPT_ANY_POISON,
+};
+
+static const struct option options[] = {
+        {"id", required_argument, NULL, OPT_ID},
+        {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
+        {"region", required_argument, NULL, OPT_REGION},
+        {"socket", required_argument, NULL, OPT_SOCKET},
+        {"seed", required_argument, NULL, OPT_SEED},
+        {"poison", required_argument, NULL, OPT_POISON},
+        {"late", required_argument, NULL, OPT_LATE},
+        {"timeout", required_argument, NULL, OPT_TIMEOUT},
+        {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
+        {"read-poison", no_argument, NULL, OPT_READ_POISON},
+        {"by-process", no_argument, NULL, OPT_BY_PROCESS},
+        {"freeze", no_argument, NULL, OPT_FREEZE},
+        {"threads", required_argument, NULL, OPT_THREADS},
+        {"partition", no_argument, NULL, OPT_PARTITION},
+        {"uffds", required_argument, NULL, OPT_UFFDS},
+        {"registered", no_argument, NULL, OPT_REGISTERED},
+        {"eager", no_argument, NULL, OPT_EAGER},
+        {"pause-after", required_argument, NULL, OPT_PAUSE_AFTER},
+        {"any-poison", no_argument, NULL, OPT_ANY_POISON},
+        {NULL, 0, NULL, 0},
+};
+
+/* The secret in hexadecimal, as `postcopyctl token` writes it. */
+static int take_token(struct guest *g, const char *path)
+{
+	FILE *file = fopen(path, "re");
+	unsigned byte;
+
+	if (!file)
+		return -errno;
+	while (g->token_len < sizeof(g->token) && fscanf(file, "%2x", &byte) == 1)
+		g->token[g->token_len++] = (uint8_t)byte;
+	fclose(file);
+	return g->token_len ? 0 : -EINVAL;
+}
+
+static int take_option(struct guest *g, int option, const char *value)
+{
+	switch (option) {
+	case OPT_ID:
+		return postcopy_uuid_parse(value, g->migration_id);
+	case OPT_TOKEN_FILE:
+		return take_token(g, value);
+	case OPT_REGION:
+		return guest_region_parse(g, value);
+	case OPT_SOCKET:
+		return g->socket_path = value, 0;
+	case OPT_SEED:
+		return g->seed = strtoull(value, NULL, 0), 0;
+	case OPT_POISON:
+		return g->n_poison = strtoul(value, NULL, 0), 0;
+	case OPT_LATE:
+		return g->n_late = strtoul(value, NULL, 0), 0;
+	case OPT_TIMEOUT:
+		return g->timeout_s = (unsigned)strtoul(value, NULL, 0), 0;
+	case OPT_PEER_IDENTITY:
+		return g->peer_identity = value, 0;
+	case OPT_READ_POISON:
+		return g->read_poison = true, 0;
+	case OPT_BY_PROCESS:
+		return g->by_process = true, 0;
+	case OPT_FREEZE:
+		return g->auto_freeze = true, 0;
+	case OPT_THREADS:
+		return g->threads = (unsigned)strtoul(value, NULL, 0), g->threads ? 0 : -1;
+	case OPT_PARTITION:
+		return g->partition = true, 0;
+	case OPT_UFFDS:
+		g->n_uffds = (unsigned)strtoul(value, NULL, 0);
+		return g->n_uffds && g->n_uffds <= POSTCOPY_UFFDS_MAX ? 0 : -1;
+	case OPT_REGISTERED:
+		return g->registered = true, 0;
+	case OPT_EAGER:
+		return g->eager = true, 0;
+	case OPT_PAUSE_AFTER:
+		return g->pause_after = strtoull(value, NULL, 0), 0;
+	case OPT_ANY_POISON:
+		return g->any_poison = true, 0;
+	default:
+		return -1;
+	}
+}
+
+static int parse_command_line(struct guest *g, int argc, char **argv)
+{
+	int option;
+
+	if (argc < 2 || (strcmp(argv[1], "source") && strcmp(argv[1], "destination")))
+		return -1;
+	g->destination = !strcmp(argv[1], "destination");
+	optind = 2;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+		if (take_option(g, option, optarg) < 0) {
+			fprintf(stderr, "testguest: bad value or option: %s\n", argv[optind - 1]);
+			return -1;
+		}
+	}
+	return optind == argc && g->n_regions && g->token_len ? 0 : -1;
+}
+
+static int make_plan(struct guest *g)
+{
+	struct poison_region regions[GUEST_REGIONS_MAX];
+
+	for (size_t i = 0; i < g->n_regions; i++)
+		regions[i] = guest_region_poison(&g->regions[i]);
+	return poison_plan_new(regions, g->n_regions, g->seed, g->n_poison, g->n_late, &g->plan);
+}
+
+int main(int argc, char **argv)
+{
+	struct guest g = {.seed = 1, .threads = 4, .n_uffds = 1, .timeout_s = 60};
+	int status;
+
+	if (parse_command_line(&g, argc, argv) < 0) {
+		fputs(usage_text, stderr);
+		return GUEST_USAGE;
+	}
+	signal(SIGALRM, on_alarm);
+	alarm(g.timeout_s);
+	if (make_plan(&g) < 0)
+		return GUEST_USAGE;
+	status = guest_regions_map(&g);
+	if (status < 0)
+		return status == -ENOSPC ? GUEST_SKIP : GUEST_USAGE;
+	status = g.destination ? guest_destination_run(&g) : guest_source_run(&g);
+	poison_plan_free(g.plan);
+	return status;
+}

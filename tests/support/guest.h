@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The test guest: a stand-in for a VMM that uses nothing but libpostcopy. One
+ * program, two roles, and a memory with a known content.
+ */
+#ifndef SUPPORT_GUEST_H
+#define SUPPORT_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "postcopy.h"
+#include "support/pattern.h"
+#include "support/poison_plan.h"
+
+#define GUEST_REGIONS_MAX 16
+
+/* Exit status of testguest. */
+enum guest_exit {
+	GUEST_OK = 0,
+	GUEST_WRONG = 1, /* memory is not what it must be */
+	GUEST_USAGE = 2,
+	GUEST_TIMEOUT = 3,
+	GUEST_STATE =
+	        4, /* the migration or export ended in another state than completed, released */
+	GUEST_REFUSED = 5, /* attach, export or freeze was refused; the text is on stderr */
+	GUEST_SKIP = 77,   /* this machine cannot do it; the reason is on stderr */
+};
+
+enum guest_kind {
+	GUEST_MEMFD,
+	GUEST_MEMFD_MINOR,
+	GUEST_ANONYMOUS,
+	GUEST_HUGETLB,
+	GUEST_HUGETLB_MINOR,
+};
+
+struct guest_region {
+	char name[POSTCOPY_NAME_MAX];
+	enum guest_kind kind;
+	uint64_t length;
+	uint64_t gpa;
+	uint64_t first_page; /* 4 KiB pages of the regions before this one */
+	uint8_t *address;
+	int fd; /* -1 for anonymous */
+};
+
+struct guest {
+	/* What the command line says. */
+	bool destination;
+	struct guest_region regions[GUEST_REGIONS_MAX];
+	size_t n_regions;
+	uint64_t seed;
+	size_t n_poison;
+	size_t n_late;
+	uint8_t migration_id[16];
+	uint8_t token[POSTCOPY_TOKEN_MAX];
+	size_t token_len;
+	const char *socket_path;
+	const char *peer_identity;
+	unsigned timeout_s;
+	bool by_process;      /* source: export memfds as process memory, too */
+	bool read_poison;     /* source: some poison is not reported but found by the agent */
+	bool auto_freeze;     /* source: freeze at once */
+	unsigned threads;     /* destination */
+	unsigned n_uffds;     /* destination */
+	bool registered;      /* destination: UFFDIO_API and UFFDIO_REGISTER by ourselves */
+	bool partition;       /* destination: each page by one thread only */
+	bool eager;           /* destination: touch without waiting for postcopy-active */
+	bool any_poison;      /* destination: every page may be lost, none may be wrong */
+	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */
+
+	uint64_t n_pages; /* of all regions, 4 KiB */
+	struct poison_plan *plan;
+	struct postcopy *handle;
+};
+
+/* One line "name value" on stdout, at once. */
+void guest_event(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* guest_region.c */
+int guest_region_parse(struct guest *g, const char *spec);
+uint64_t guest_region_page_size(const struct guest_region *r);
+struct poison_region guest_region_poison(const struct guest_region *r);
+/* Map all regions, untouched. 0, -errno (said on stderr); -ENOSPC: not enough huge pages. */
+int guest_regions_map(struct guest *g);
+/* The same as libpostcopy wants them. */
+void guest_regions_describe(const struct guest *g, struct postcopy_region *ret);
+/* The region that holds page number `page` of the guest. */
+uint32_t guest_region_of_page(const struct guest *g, uint64_t page);
+struct pattern_page guest_pattern_page(const struct guest *g, uint64_t page);
+uint8_t *guest_page_address(const struct guest *g, uint64_t page);
+enum poison_expectation guest_page_expect(const struct guest *g, uint64_t page);
+
+int guest_source_run(struct guest *g);
+int guest_destination_run(struct guest *g);
+
+#endif

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The touching threads of the destination's test guest, and the final check.
+ * Called by guest_destination.c. Always holds: a page that one thread found
+ * healthy no other thread may find lost, and the other way round.
+ */
+#include "support/guest_touch.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SIGBUS_REPEATS 3
+#define PRINT_MAX 20
+
+enum found {
+	FOUND_HEALTHY = 1,
+	FOUND_LOST = 2,
+	FOUND_WRONG = 4
+};
+
+struct toucher {
+	struct guest_touch *touch;
+	pthread_t thread;
+	unsigned index;
+	uint64_t touched;
+};
+
+struct guest_touch {
+	struct guest *guest;
+	_Atomic uint8_t *found; /* bits of enum found a page */
+	struct toucher *touchers;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned running;
+	unsigned paused;
+	bool go;
+	_Atomic uint64_t sigbus_code[8]; /* by si_code */
+	_Atomic unsigned sigbus_lsb;
+	_Atomic uint64_t printed;
+};
+
+static _Thread_local sigjmp_buf bus_jump;
+static _Thread_local volatile sig_atomic_t bus_armed;
+static _Thread_local volatile int bus_code;
+static _Thread_local volatile int bus_lsb;
+
+static void on_sigbus(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
+	if (!bus_armed) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	bus_armed = 0;
+	bus_code = info->si_code;
+	bus_lsb = info->si_code == BUS_MCEERR_AR ? info->si_addr_lsb : 0;
+	siglongjmp(bus_jump, 1);
+}
+
+/* The write comes first for the thread that owns the page: it must survive what arrives later. */
+static enum found page_look(const struct pattern_page *pp, uint8_t *address, bool write,
+                            enum pattern_word0 word0)
+{
+	int wrong;
+
+	if (sigsetjmp(bus_jump, 0))
+		return FOUND_LOST;
+	bus_armed = 1;
+	if (write)
+		__atomic_store_n((uint64_t *)(void *)address, pattern_written_word(pp),
+		                 __ATOMIC_RELAXED);
+	wrong = pattern_verify(pp, address, word0);
+	bus_armed = 0;
+	return wrong < 0 ? FOUND_HEALTHY : FOUND_WRONG;
+}
+
+static void note_sigbus(struct guest_touch *t)
+{
+	atomic_fetch_add(&t->sigbus_code[(unsigned)bus_code % 8], 1);
+	if (bus_lsb)
+		atomic_store(&t->sigbus_lsb, (unsigned)bus_lsb);
+}
+
+static void complain(struct guest_touch *t, uint64_t page, const char *what)
+{
+	struct pattern_page pp = guest_pattern_page(t->guest, page);
+
+	if (atomic_fetch_add(&t->printed, 1) < PRINT_MAX)
+		guest_event("wrong-page", "%s offset %#llx: %s", t->guest->regions[pp.region].name,
+		            (unsigned long long)pp.page * PATTERN_PAGE, what);
+}
+
+static void touch_page(struct guest_touch *t, const struct toucher *self, uint64_t page)
+{
+	struct pattern_page pp = guest_pattern_page(t->guest, page);
+	uint8_t *address = guest_page_address(t->guest, page);
+	bool own = pattern_is_written(&pp) && page % t->guest->threads == self->index;
+	enum found found = page_look(&pp, address, own, PATTERN_WORD0_EITHER);
+
+	if (found == FOUND_WRONG)
+		complain(t, page, "wrong bytes while it ran");
+	if (found == FOUND_LOST) {
+		note_sigbus(t);
+		/* Lost is lost: whoever looks again gets the same. */
+		for (int i = 0; i < SIGBUS_REPEATS; i++)
+			if (page_look(&pp, address, false, PATTERN_WORD0_EITHER) != FOUND_LOST)
+				found |= FOUND_HEALTHY;
+	}
+	atomic_fetch_or_explicit(&t->found[page], (uint8_t)found, memory_order_relaxed);
+}
+
+/* Stop in the middle until the driver says "go". */
+static void pause_here(struct guest_touch *t)
+{
+	char word[64];
+
+	pthread_mutex_lock(&t->lock);
+	if (++t->paused == t->guest->threads) {
+		guest_event("paused", "%llu",
+		            (unsigned long long)(t->guest->pause_after * t->guest->threads));
+		/* Nothing but "go" is ever sent; its absence (EOF) means the same. */
+		if (read(STDIN_FILENO, word, sizeof(word)) < 0)
+			guest_event("stdin", "%s", strerror(errno));
+		t->go = true;
+		pthread_cond_broadcast(&t->changed);
+	}
+	while (!t->go)
+		pthread_cond_wait(&t->changed, &t->lock);
+	pthread_mutex_unlock(&t->lock);
+}
+
+static uint32_t *new_permutation(uint64_t n, uint64_t seed)
+{
+	uint32_t *order = malloc(n * sizeof(*order));
+
+	if (!order)
+		return NULL;
+	for (uint64_t i = 0; i < n; i++)
+		order[i] = (uint32_t)i;
+	for (uint64_t i = n - 1; i > 0; i--) {
+		uint64_t j = pattern_mix(seed + i) % (i + 1);
+		uint32_t swap = order[i];
+
+		order[i] = order[j];
+		order[j] = swap;
+	}
+	return order;
+}
+
+static void *toucher_main(void *arg)
+{
+	struct toucher *self = arg;
+	struct guest_touch *t = self->touch;
+	struct guest *g = t->guest;
+	uint32_t *order = new_permutation(g->n_pages, g->seed + ((uint64_t)self->index << 32));
+
+	for (uint64_t i = 0; order && i < g->n_pages; i++) {
+		if (g->partition && order[i] % g->threads != self->index)
+			continue;
+		if (g->pause_after && self->touched == g->pause_after)
+			pause_here(t);
+		touch_page(t, self, order[i]);
+		self->touched++;
+	}
+	free(order);
+	pthread_mutex_lock(&t->lock);
+	t->running--;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+	return NULL;
+}
+
+int guest_touch_new(struct guest *g, struct guest_touch **ret)
+{
+	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_NODEFER};
+	struct guest_touch *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->guest = g;
+	t->found = calloc(g->n_pages, sizeof(*t->found));
+	t->touchers = calloc(g->threads, sizeof(*t->touchers));
+	pthread_mutex_init(&t->lock, NULL);
+	pthread_cond_init(&t->changed, NULL);
+	if (!t->found || !t->touchers || sigaction(SIGBUS, &action, NULL) < 0) {
+		guest_touch_free(t);
+		return -ENOMEM;
+	}
+	*ret = t;
+	return 0;
+}
+
+struct guest_touch *guest_touch_free(struct guest_touch *t)
+{
+	free((void *)t->found);
+	free(t->touchers);
+	pthread_mutex_destroy(&t->lock);
+	pthread_cond_destroy(&t->changed);
+	free(t);
+	return NULL;
+}
+
+int guest_touch_start(struct guest_touch *t)
+{
+	t->running = t->guest->threads;
+	for (unsigned i = 0; i < t->guest->threads; i++) {
+		int ret;
+
+		t->touchers[i] = (struct toucher){.touch = t, .index = i};
+		ret = pthread_create(&t->touchers[i].thread, NULL, toucher_main, &t->touchers[i]);
+		if (ret)
+			return -ret;
+		pthread_detach(t->touchers[i].thread);
+	}
+	guest_event("touching", "%u", t->guest->threads);
+	return 0;
+}
+
+bool guest_touch_done(struct guest_touch *t, int wait_ms)
+{
+	struct timespec until;
+	bool done;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += (long)wait_ms * 1000000;
+	until.tv_sec += until.tv_nsec / 1000000000;
+	until.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&t->lock);
+	while (t->running && pthread_cond_timedwait(&t->changed, &t->lock, &until) == 0)
+		;
+	done = t->running == 0;
+	pthread_mutex_unlock(&t->lock);
+	return done;
+}
+
+struct findings {
+	uint64_t healthy, lost, late_lost, off;
+};
+
+static const char *judge(const struct guest *g, enum found before, enum found now,
+                         enum poison_expectation expect)
+{
+	if (now == FOUND_WRONG || before & FOUND_WRONG)
+		return "wrong bytes";
+	if (before && before != now)
+		return now == FOUND_LOST ? "healthy while it ran, lost at the end"
+		                         : "lost while it ran, healthy at the end";
+	if (g->any_poison)
+		return NULL;
+	if (now == FOUND_LOST && expect == POISON_NONE)
+		return "lost, and should be healthy";
+	if (now == FOUND_HEALTHY && expect == POISON_SURE)
+		return "healthy, and should be lost";
+	return NULL;
+}
+
+static void check_page(struct guest_touch *t, uint64_t page, struct findings *f)
+{
+	const struct guest *g = t->guest;
+	struct pattern_page pp = guest_pattern_page(g, page);
+	enum poison_expectation expect = guest_page_expect(g, page);
+	enum found now = page_look(&pp, guest_page_address(g, page), false, PATTERN_WORD0_WRITTEN);
+	const char *wrong = judge(g, (enum found)atomic_load(&t->found[page]), now, expect);
+
+	f->healthy += now == FOUND_HEALTHY;
+	f->lost += now == FOUND_LOST;
+	f->late_lost += now == FOUND_LOST && expect == POISON_MAYBE;
+	f->off += wrong != NULL;
+	if (now == FOUND_LOST) {
+		note_sigbus(t);
+		guest_event("lost-page", "%s %llu", g->regions[pp.region].name,
+		            (unsigned long long)pp.page * PATTERN_PAGE);
+	}
+	if (wrong)
+		complain(t, page, wrong);
+}
+
+uint64_t guest_touch_verify(struct guest_touch *t)
+{
+	struct findings f = {0};
+
+	for (uint64_t page = 0; page < t->guest->n_pages; page++)
+		check_page(t, page, &f);
+	guest_event("pages", "%llu", (unsigned long long)t->guest->n_pages);
+	guest_event("healthy", "%llu", (unsigned long long)f.healthy);
+	guest_event("lost", "%llu", (unsigned long long)f.lost);
+	guest_event("lost-late", "%llu", (unsigned long long)f.late_lost);
+	guest_event("off", "%llu", (unsigned long long)f.off);
+	guest_event("sigbus-mceerr-ar", "%llu",
+	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_MCEERR_AR]));
+	guest_event("sigbus-adrerr", "%llu",
+	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_ADRERR]));
+	guest_event("sigbus-lsb", "%u", atomic_load(&t->sigbus_lsb));
+	return f.off;
+}

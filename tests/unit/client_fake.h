@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A daemon's side of the attach protocol for libpostcopy's tests: a thread that
+ * accepts one connection on a real UNIX socket and plays a script with real
+ * messages and descriptors. A failed check in the script is told by fake_join().
+ */
+#ifndef UNIT_CLIENT_FAKE_H
+#define UNIT_CLIENT_FAKE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/cleanup.h"
+#include "core/fdpass.h"
+#include "postcopy.h"
+#include "wire/attach_message.h"
+
+#define FAKE_SECONDS_US (UINT64_C(1000000))
+#define FAKE_PAGE 4096
+static const uint8_t fake_token[32] = {1, 2, 3, 4, 5, 6, 7, 8};
+
+struct fake {
+	char dir[32];
+	char path[64];
+	int listener;
+	int sock;
+	pthread_t thread;
+	void (*script)(struct fake *f);
+	sem_t go; /* the test lets the script go on */
+	sem_t at; /* the script tells how far it is */
+	struct attach_request request;
+	int fds[ATTACH_FDS_MAX];
+	size_t n_fds;
+	int failed_line;
+};
+
+#define FAKE_CHECK(f, condition)                       \
+	do {                                           \
+		if (!(condition) && !(f)->failed_line) \
+			(f)->failed_line = __LINE__;   \
+	} while (0)
+
+static inline void fake_request_drop(struct fake *f)
+{
+	attach_request_free(&f->request);
+	memset(&f->request, 0, sizeof(f->request));
+	for (size_t i = 0; i < f->n_fds; i++)
+		close(f->fds[i]);
+	f->n_fds = 0;
+}
+
+/* The next request, of the given type, into f->request and f->fds. */
+static inline void fake_receive(struct fake *f, enum attach_request_type type)
+{
+	_cleanup_free_ uint8_t *body = NULL;
+	struct error err = {0};
+	size_t len = 0;
+	int r;
+
+	fake_request_drop(f);
+	r = fdpass_recv_message(f->sock, &body, &len, f->fds, ATTACH_FDS_MAX, &f->n_fds,
+	                        10 * FAKE_SECONDS_US);
+	FAKE_CHECK(f, r == 0);
+	if (r == 0 && attach_request_decode(body, len, &f->request, &err) < 0)
+		fprintf(stderr, "decode: %s\n", err.text);
+	FAKE_CHECK(f, f->request.type == type);
+}
+
+static inline void fake_reply(struct fake *f, const struct attach_reply *reply)
+{
+	_cleanup_free_ uint8_t *body = NULL;
+	size_t len = 0;
+
+	FAKE_CHECK(f, attach_reply_encode(reply, &body, &len) == 0);
+	FAKE_CHECK(f, fdpass_send_message(f->sock, body, len, NULL, 0) == 0);
+}
+
+static inline void fake_ack(struct fake *f, int error, const char *text)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .error = error};
+
+	snprintf(reply.text, sizeof(reply.text), "%s", text);
+	fake_reply(f, &reply);
+}
+
+static inline void fake_state(struct fake *f, const char *state, const char *text, bool final)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_STATE, .final = final};
+
+	snprintf(reply.state, sizeof(reply.state), "%s", state);
+	snprintf(reply.text, sizeof(reply.text), "%s", text);
+	fake_reply(f, &reply);
+}
+
+static inline void fake_wait_go(struct fake *f)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_sec += 20;
+	FAKE_CHECK(f, sem_timedwait(&f->go, &ts) == 0);
+}
+
+/* The client has closed: nothing but the stream's end comes. */
+static inline void fake_expect_close(struct fake *f)
+{
+	struct pollfd p = {.fd = f->sock, .events = POLLIN};
+	char c;
+
+	FAKE_CHECK(f, poll(&p, 1, 10000) == 1 && recv(f->sock, &c, 1, 0) <= 0);
+}
+
+static inline void *fake_thread(void *arg)
+{
+	struct fake *f = arg;
+	struct pollfd p = {.fd = f->listener, .events = POLLIN};
+
+	FAKE_CHECK(f, poll(&p, 1, 10000) == 1);
+	f->sock = accept(f->listener, NULL, NULL);
+	FAKE_CHECK(f, f->sock >= 0);
+	if (f->sock >= 0)
+		f->script(f);
+	return NULL;
+}
+
+static inline void fake_start(struct fake *f, void (*script)(struct fake *f))
+{
+	memset(f, 0, sizeof(*f));
+	f->sock = -1;
+	strcpy(f->dir, "/tmp/postcopy-XXXXXX");
+	assert_non_null(mkdtemp(f->dir));
+	snprintf(f->path, sizeof(f->path), "%s/sock", f->dir);
+	f->listener = unix_listen(f->path, 0600, NULL);
+	assert_true(f->listener >= 0);
+	sem_init(&f->go, 0, 0);
+	sem_init(&f->at, 0, 0);
+	f->script = script;
+	assert_int_equal(pthread_create(&f->thread, NULL, fake_thread, f), 0);
+}
+
+static inline void fake_join(struct fake *f)
+{
+	pthread_join(f->thread, NULL);
+	fake_request_drop(f);
+	close_fd(&f->sock);
+	close_fd(&f->listener);
+	unlink(f->path);
+	rmdir(f->dir);
+	sem_destroy(&f->go);
+	sem_destroy(&f->at);
+	if (f->failed_line)
+		fail_msg("the script failed at line %d", f->failed_line);
+}
+
+/* n pages of anonymous memory, or of a memfd when *ret_fd is wanted. */
+static inline void *fake_memory(size_t n_pages, int *ret_fd)
+{
+	int fd = -1;
+	void *p;
+
+	if (ret_fd) {
+		fd = memfd_create("guest", MFD_CLOEXEC);
+		assert_true(fd >= 0);
+		assert_int_equal(ftruncate(fd, (off_t)(n_pages * FAKE_PAGE)), 0);
+		*ret_fd = fd;
+	}
+	p = mmap(NULL, n_pages * FAKE_PAGE, PROT_READ | PROT_WRITE,
+	         fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+	assert_true(p != MAP_FAILED);
+	return p;
+}
+
+static inline struct postcopy_region fake_region(const char *name, uint64_t gpa, void *address,
+                                                 uint64_t n_pages)
+{
+	struct postcopy_region r = {
+	        .name = name,
+	        .guest_physical_address = gpa,
+	        .address = address,
+	        .length = n_pages * FAKE_PAGE,
+	        .page_size = FAKE_PAGE,
+	        .backing = POSTCOPY_BACKING_ANONYMOUS,
+	        .mode = POSTCOPY_MODE_MISSING,
+	        .memory_fd = -1,
+	};
+
+	return r;
+}
+
+#endif
