@@ -113,7 +113,7 @@ built() {
 }
 
 sources() {
-	git ls-files '*.c' '*.h' 2>/dev/null | grep . ||
+	git ls-files --cached --others --exclude-standard '*.c' '*.h' 2>/dev/null | grep . ||
 		find lib daemon source ctl client tests -name '*.[ch]'
 }
 

@@ -29,6 +29,7 @@ struct watch {
 	struct screen screen;
 	struct control_migration *known; /* WATCHED_MAX; arrays are not kept */
 	size_t n_known;
+	bool told; /* an event has come */
 	bool ended;
 	enum exit_code code;
 };
@@ -101,6 +102,11 @@ static void response_handle(struct watch *w, const struct control_response *r)
 		w->code = command_fail(EXIT_REFUSED, &err);
 		return;
 	}
+	/* A daemon whose watches begin with what is there has told it before its answer. */
+	if (r->type == CONTROL_RESPONSE_EVENT)
+		w->told = true;
+	else if (w->told)
+		return;
 	for (size_t i = 0; i < r->n_migrations && !w->ended; i++)
 		migration_show(w, &r->migrations[i]);
 	if (w->on_terminal && r->n_migrations > 0)

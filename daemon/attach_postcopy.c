@@ -40,7 +40,7 @@ static void reply_send(struct postcopy_client *pc, const struct attach_reply *re
 		r = ipc_send(pc->connection, buf, len);
 	if (r < 0)
 		log_warning("attach: cannot answer pid %d: %s; ignoring",
-			    (int)ipc_peer(pc->connection)->pid, strerror(-r));
+		            (int)ipc_peer(pc->connection)->pid, strerror(-r));
 }
 
 static void ack_send(struct postcopy_client *pc, int code, const char *text)
@@ -54,8 +54,8 @@ static void ack_send(struct postcopy_client *pc, int code, const char *text)
 static void on_change(struct attach_client *client, const struct migration *m)
 {
 	struct attach_reply reply = {
-		.type = ATTACH_REPLY_STATE,
-		.final = migration_state_final(m->state),
+	        .type = ATTACH_REPLY_STATE,
+	        .final = migration_state_final(m->state),
 	};
 
 	snprintf(reply.state, sizeof(reply.state), "%s", migration_state_name(m->state));
@@ -64,33 +64,35 @@ static void on_change(struct attach_client *client, const struct migration *m)
 }
 
 static int check_request(const struct postcopy_client *pc, const struct attach_request *request,
-			 struct error *err)
+                         struct error *err)
 {
 	if (request->type != ATTACH_REQUEST_ATTACH)
-		return error_set(err, -ENOTSUP,
-				 "this is postcopyd's attach socket (destination): export, freeze and "
-				 "poison reports go to postcopy-sourced's export socket");
+		return error_set(
+		        err, -ENOTSUP,
+		        "this is postcopyd's attach socket (destination): export, freeze and "
+		        "poison reports go to postcopy-sourced's export socket");
 	if (request->version != ATTACH_PROTOCOL_VERSION)
 		return error_set(err, -EPROTONOSUPPORT,
-				 "attach protocol version %u: this postcopyd speaks %d",
-				 request->version, ATTACH_PROTOCOL_VERSION);
+		                 "attach protocol version %u: this postcopyd speaks %d",
+		                 request->version, ATTACH_PROTOCOL_VERSION);
 	if (pc->client.attached)
-		return error_set(err, -EBUSY,
-				 "this connection has attached already: a connection attaches once");
+		return error_set(
+		        err, -EBUSY,
+		        "this connection has attached already: a connection attaches once");
 	return 0;
 }
 
 static int request_run(struct postcopy_client *pc, const struct attach_request *request, int *fds,
-		       size_t n_fds, struct error *err)
+                       size_t n_fds, struct error *err)
 {
 	struct migration *m = migration_table_find(attach_server_table(pc->client.server),
-						   &request->migration_id);
+	                                           &request->migration_id);
 	const struct attach_memory memory = {
-		.regions = request->attach.regions,
-		.n_regions = request->attach.n_regions,
-		.n_uffds = request->attach.n_uffds,
-		.fds = fds,
-		.n_fds = n_fds,
+	        .regions = request->attach.regions,
+	        .n_regions = request->attach.n_regions,
+	        .n_uffds = request->attach.n_uffds,
+	        .fds = fds,
+	        .n_fds = n_fds,
 	};
 	int r = check_request(pc, request, err);
 
@@ -98,7 +100,7 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
 		r = migration_check_attach(m, request->token, request->token_len, err);
 	if (r == 0)
 		r = migration_attach(m, &memory, ipc_peer(pc->connection)->pid,
-				     ipc_peer_pidfd(pc->connection), err);
+		                     ipc_peer_pidfd(pc->connection), err);
 	if (r < 0)
 		return r;
 	attach_client_bind(&pc->client, m);
@@ -106,7 +108,7 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
 }
 
 static int on_message(struct ipc_connection *connection, const uint8_t *buf, size_t len, int *fds,
-		      size_t n_fds, struct error *err, void *user)
+                      size_t n_fds, struct error *err, void *user)
 {
 	struct postcopy_client *pc = user;
 	struct attach_request request = {0};
@@ -137,7 +139,7 @@ static void on_closed(struct ipc_connection *connection, const struct error *err
 
 	if (err->code < 0)
 		log_info("attach: connection of pid %d: %s", (int)ipc_peer(connection)->pid,
-			 err->text);
+		         err->text);
 	attach_client_gone(&pc->client);
 }
 
@@ -152,7 +154,7 @@ static int client_new(struct attach_server *server, int fd, struct attach_client
 		return -ENOMEM;
 	}
 	r = ipc_connection_new(migration_table_loop(attach_server_table(server)), fd,
-			       REQUEST_BYTES_MAX, &callbacks, pc, &pc->connection);
+	                       REQUEST_BYTES_MAX, &callbacks, pc, &pc->connection);
 	if (r < 0) {
 		free(pc);
 		return r;
@@ -170,8 +172,8 @@ static void client_free(struct attach_client *client)
 }
 
 const struct attach_protocol attach_protocol_postcopy = {
-	.name = "postcopy",
-	.client_new = client_new,
-	.client_free = client_free,
-	.on_change = on_change,
+        .name = "postcopy",
+        .client_new = client_new,
+        .client_free = client_free,
+        .on_change = on_change,
 };

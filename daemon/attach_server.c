@@ -37,7 +37,7 @@ static void on_change(const struct migration *m, void *user)
 	struct attach_server *s = user;
 	struct attach_client *c, *next;
 
-	DL_FOREACH_SAFE(s->clients, c, next) {
+	DL_FOREACH_SAFE (s->clients, c, next) {
 		if (c->migration != m)
 			continue;
 		if (migration_state_final(m->state))
@@ -90,10 +90,10 @@ struct attach_server *attach_server_free(struct attach_server *s)
 
 	if (!s)
 		return NULL;
-	LL_FOREACH_SAFE(s->sockets, socket, next_socket) {
+	LL_FOREACH_SAFE (s->sockets, socket, next_socket) {
 		socket_free(socket);
 	}
-	DL_FOREACH_SAFE(s->clients, c, next_client) {
+	DL_FOREACH_SAFE (s->clients, c, next_client) {
 		client_drop(c);
 	}
 	migration_table_unlisten(s->table, s->listener);
@@ -111,7 +111,7 @@ static void on_accept(int fd, void *user)
 	if (s->n_idle >= ATTACH_CLIENTS_IDLE_MAX) {
 		close(fd);
 		log_warning("attach: %d connections wait without attaching; ignoring another one",
-			    ATTACH_CLIENTS_IDLE_MAX);
+		            ATTACH_CLIENTS_IDLE_MAX);
 		return;
 	}
 	r = socket->protocol->client_new(s, fd, &c);
@@ -126,7 +126,7 @@ static void on_accept(int fd, void *user)
 }
 
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
-			 const char *path, mode_t mode, struct error *err)
+                         const char *path, mode_t mode, struct error *err)
 {
 	_cleanup_(cleanup_socket_free) struct attach_socket *socket = calloc(1, sizeof(*socket));
 	int fd, r;
@@ -140,7 +140,7 @@ int attach_server_listen(struct attach_server *s, const struct attach_protocol *
 	socket->protocol = protocol;
 	socket->path = strdup(path);
 	r = ipc_listener_new(migration_table_loop(s->table), fd, on_accept, socket,
-			     &socket->listener);
+	                     &socket->listener);
 	if (r < 0 || !socket->path)
 		return error_set(err, -ENOMEM, "not enough memory");
 	LL_PREPEND(s->sockets, socket);
@@ -168,8 +168,8 @@ void attach_client_gone(struct attach_client *client)
 	client->migration = NULL; /* nobody is left to be told */
 	if (m && !migration_vmm_gone(m))
 		log_migration(LOG_WARNING, m->id_text,
-			      "migration %s: the VMM (pid %d) closed its connection; its memory is "
-			      "still served",
-			      m->id_text, (int)m->vmm_pid);
+		              "migration %s: the VMM (pid %d) closed its connection; its memory is "
+		              "still served",
+		              m->id_text, (int)m->vmm_pid);
 	client_drop(client);
 }

@@ -17,7 +17,7 @@
 #include "net/tls.h"
 
 typedef int (*request_fn)(struct migration_table *table, const struct control_request *request,
-			  struct control_response *response, struct error *err);
+                          struct control_response *response, struct error *err);
 
 int control_unknown_migration(const struct uuid *id, struct error *err)
 {
@@ -27,7 +27,7 @@ int control_unknown_migration(const struct uuid *id, struct error *err)
 }
 
 static int migration_get(struct migration_table *table, const struct control_request *request,
-			 struct migration **ret, struct error *err)
+                         struct migration **ret, struct error *err)
 {
 	*ret = migration_table_find(table, &request->migration_id);
 	return *ret ? 0 : control_unknown_migration(&request->migration_id, err);
@@ -35,7 +35,7 @@ static int migration_get(struct migration_table *table, const struct control_req
 
 /* An answer with one migration. */
 static int respond_migration(const struct migration *m, unsigned what,
-			     struct control_response *response, struct error *err)
+                             struct control_response *response, struct error *err)
 {
 	struct control_migration *view = calloc(1, sizeof(*view));
 	uint64_t all = 0;
@@ -47,8 +47,8 @@ static int respond_migration(const struct migration *m, unsigned what,
 	}
 	if (all > view->n_poisoned && (what & MIGRATION_VIEW_POISONED))
 		snprintf(response->text, sizeof(response->text),
-			 "only the newest %zu of %llu poisoned pages are shown", view->n_poisoned,
-			 (unsigned long long)all);
+		         "only the newest %zu of %llu poisoned pages are shown", view->n_poisoned,
+		         (unsigned long long)all);
 	response->type = CONTROL_RESPONSE_MIGRATION;
 	response->migrations = view;
 	response->n_migrations = 1;
@@ -62,31 +62,31 @@ static int start_check(const struct control_request *request, struct error *err)
 	if (r == 0)
 		r = tls_identity_validate(request->start.peer_identity, err);
 	if (r == 0 && (request->start.token_len < TOKEN_BYTES_MIN ||
-		       request->start.token_len > TOKEN_BYTES_MAX))
+	               request->start.token_len > TOKEN_BYTES_MAX))
 		r = error_set(err, -EINVAL, "the token has %zu bytes: expected %d to %d",
-			      request->start.token_len, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
+		              request->start.token_len, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
 	if (r == 0 && request->start.lost_policy != LOST_POLICY_HOLD &&
 	    request->start.lost_deadline_us == 0)
 		r = error_set(err, -EINVAL,
-			      "the policy %s needs a deadline: how long to wait for a lost source "
-			      "before it is applied",
-			      lost_policy_name(request->start.lost_policy));
+		              "the policy %s needs a deadline: how long to wait for a lost source "
+		              "before it is applied",
+		              lost_policy_name(request->start.lost_policy));
 	return r;
 }
 
 static int run_start(struct migration_table *table, const struct control_request *request,
-		     struct control_response *response, struct error *err)
+                     struct control_response *response, struct error *err)
 {
 	const struct migration_params params = {
-		.id = request->migration_id,
-		.source = request->start.source,
-		.peer_identity = request->start.peer_identity,
-		.token = request->start.token,
-		.token_len = request->start.token_len,
-		.lost_policy = request->start.lost_policy,
-		.lost_deadline_us = request->start.lost_deadline_us,
-		.bandwidth = request->start.bandwidth,
-		.stop_on_poison = request->start.stop_on_poison,
+	        .id = request->migration_id,
+	        .source = request->start.source,
+	        .peer_identity = request->start.peer_identity,
+	        .token = request->start.token,
+	        .token_len = request->start.token_len,
+	        .lost_policy = request->start.lost_policy,
+	        .lost_deadline_us = request->start.lost_deadline_us,
+	        .bandwidth = request->start.bandwidth,
+	        .stop_on_poison = request->start.stop_on_poison,
 	};
 	struct migration *m;
 	int r = start_check(request, err);
@@ -97,27 +97,22 @@ static int run_start(struct migration_table *table, const struct control_request
 }
 
 static int run_list(struct migration_table *table, const struct control_request *request,
-		    struct control_response *response, struct error *err)
+                    struct control_response *response, struct error *err)
 {
+	struct migration *m;
 	size_t n = 0;
 
 	(void)request;
 	response->type = CONTROL_RESPONSE_LIST;
-	for (struct migration *m = NULL; (m = migration_table_next(table, m));) {
+	for (m = migration_table_next(table, NULL); m; m = migration_table_next(table, m))
 		n++;
-		if (!migration_table_next(table, m))
-			break;
-	}
 	if (n == 0)
 		return 0;
 	response->migrations = calloc(n, sizeof(*response->migrations));
 	if (!response->migrations)
 		return error_set(err, -ENOMEM, "not enough memory");
-	struct migration *m = NULL;
-
-	for (size_t i = 0; i < n; i++) {
-		m = migration_table_next(table, m);
-		if (migration_view(m, 0, &response->migrations[i], NULL) < 0)
+	for (m = migration_table_next(table, NULL); m; m = migration_table_next(table, m)) {
+		if (migration_view(m, 0, &response->migrations[response->n_migrations], NULL) < 0)
 			return error_set(err, -ENOMEM, "not enough memory");
 		response->n_migrations++;
 	}
@@ -125,7 +120,7 @@ static int run_list(struct migration_table *table, const struct control_request 
 }
 
 static int run_get(struct migration_table *table, const struct control_request *request,
-		   struct control_response *response, struct error *err)
+                   struct control_response *response, struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
@@ -133,11 +128,11 @@ static int run_get(struct migration_table *table, const struct control_request *
 	if (r < 0)
 		return r;
 	return respond_migration(m, MIGRATION_VIEW_REGIONS | MIGRATION_VIEW_POISONED, response,
-				 err);
+	                         err);
 }
 
 static int run_cancel(struct migration_table *table, const struct control_request *request,
-		      struct control_response *response, struct error *err)
+                      struct control_response *response, struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
@@ -148,7 +143,7 @@ static int run_cancel(struct migration_table *table, const struct control_reques
 }
 
 static int run_recover(struct migration_table *table, const struct control_request *request,
-		       struct control_response *response, struct error *err)
+                       struct control_response *response, struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
@@ -159,7 +154,7 @@ static int run_recover(struct migration_table *table, const struct control_reque
 }
 
 static int run_set_limits(struct migration_table *table, const struct control_request *request,
-			  struct control_response *response, struct error *err)
+                          struct control_response *response, struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
@@ -170,19 +165,19 @@ static int run_set_limits(struct migration_table *table, const struct control_re
 }
 
 static int run_poison(struct migration_table *table, const struct control_request *request,
-		      struct control_response *response, struct error *err)
+                      struct control_response *response, struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
 
 	(void)response;
 	return r < 0 ? r
-		     : migration_poison(m, request->poison.ranges, request->poison.n_ranges, err);
+	             : migration_poison(m, request->poison.ranges, request->poison.n_ranges, err);
 }
 
 /* What this process can find out of itself; the whole test is postcopyctl's. */
 static int run_probe(struct migration_table *table, const struct control_request *request,
-		     struct control_response *response, struct error *err)
+                     struct control_response *response, struct error *err)
 {
 	_cleanup_close_ int uffd = uffd_open();
 	struct control_probe_result *result = calloc(1, sizeof(*result));
@@ -197,55 +192,57 @@ static int run_probe(struct migration_table *table, const struct control_request
 	response->n_probe_results = 1;
 	snprintf(result->memory, sizeof(result->memory), "any");
 	if (uffd < 0) {
-		snprintf(result->poison, sizeof(result->poison), "unknown: postcopyd has no userfaultfd");
+		snprintf(result->poison, sizeof(result->poison),
+		         "unknown: postcopyd has no userfaultfd");
 		snprintf(response->userfaultfd, sizeof(response->userfaultfd),
-			 "no: %s (postcopyd needs none of its own: VMMs bring theirs)",
-			 strerror(-uffd));
+		         "no: %s (postcopyd needs none of its own: VMMs bring theirs)",
+		         strerror(-uffd));
 	} else {
 		snprintf(response->userfaultfd, sizeof(response->userfaultfd), "yes");
 		snprintf(result->poison, sizeof(result->poison), "%s",
-			 uffd_negotiate(uffd, UFFD_FEATURE_POISON, &features) == 0 ? "yes" : "no");
+		         uffd_negotiate(uffd, UFFD_FEATURE_POISON, &features) == 0 ? "yes" : "no");
 		if (strcmp(result->poison, "no") == 0)
 			snprintf(result->remedy, sizeof(result->remedy),
-				 "Linux 6.6 or later, or Linux 6.1 with the series in kernel-patches/");
+			         "Linux 6.6 or later, or Linux 6.1 with the series in "
+			         "kernel-patches/");
 	}
 	snprintf(response->remedy, sizeof(response->remedy),
-		 "for the test of each kind of memory run postcopyctl probe as the VMM's user");
+	         "for the test of each kind of memory run postcopyctl probe as the VMM's user");
 	return 0;
 }
 
 static int run_other_daemon(struct migration_table *table, const struct control_request *request,
-			    struct control_response *response, struct error *err)
+                            struct control_response *response, struct error *err)
 {
 	(void)table;
 	(void)response;
 	return error_set(err, -ENOTSUP,
-			 "%s is for postcopy-sourced on the source host; this is postcopyd",
-			 control_request_type_name(request->type));
+	                 "%s is for postcopy-sourced on the source host; this is postcopyd",
+	                 control_request_type_name(request->type));
 }
 
 static const request_fn request_fns[] = {
-	[CONTROL_REQUEST_START] = run_start,
-	[CONTROL_REQUEST_LIST] = run_list,
-	[CONTROL_REQUEST_GET] = run_get,
-	[CONTROL_REQUEST_CANCEL] = run_cancel,
-	[CONTROL_REQUEST_RECOVER] = run_recover,
-	[CONTROL_REQUEST_SET_LIMITS] = run_set_limits,
-	[CONTROL_REQUEST_PROBE] = run_probe,
-	[CONTROL_REQUEST_EXPORT_PROCESS] = run_other_daemon,
-	[CONTROL_REQUEST_FREEZE] = run_other_daemon,
-	[CONTROL_REQUEST_POISON] = run_poison,
+        [CONTROL_REQUEST_START] = run_start,
+        [CONTROL_REQUEST_LIST] = run_list,
+        [CONTROL_REQUEST_GET] = run_get,
+        [CONTROL_REQUEST_CANCEL] = run_cancel,
+        [CONTROL_REQUEST_RECOVER] = run_recover,
+        [CONTROL_REQUEST_SET_LIMITS] = run_set_limits,
+        [CONTROL_REQUEST_PROBE] = run_probe,
+        [CONTROL_REQUEST_EXPORT_PROCESS] = run_other_daemon,
+        [CONTROL_REQUEST_FREEZE] = run_other_daemon,
+        [CONTROL_REQUEST_POISON] = run_poison,
 };
 
 int control_request_run(struct migration_table *table, const struct control_request *request,
-			struct control_response *ret_response, struct error *err)
+                        struct control_response *ret_response, struct error *err)
 {
 	struct control_response response = {0};
 	int r;
 
 	if ((size_t)request->type >= ARRAY_SIZE(request_fns) || !request_fns[request->type])
 		return error_set(err, -ENOTSUP, "postcopyd does not know this request (%s)",
-				 control_request_type_name(request->type));
+		                 control_request_type_name(request->type));
 	r = request_fns[request->type](table, request, &response, err);
 	if (r < 0) {
 		control_response_free(&response);

@@ -12,7 +12,7 @@
  * with control_response_free(). On failure it is empty and err is for the client.
  */
 int control_request_run(struct migration_table *table, const struct control_request *request,
-			struct control_response *ret_response, struct error *err);
+                        struct control_response *ret_response, struct error *err);
 
 /* -ENOENT with the text that every request gives for it. */
 int control_unknown_migration(const struct uuid *id, struct error *err);

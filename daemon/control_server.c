@@ -76,7 +76,7 @@ static void respond(struct control_client *c, struct control_response *response)
 
 		m->n_poisoned /= 2;
 		snprintf(response->text, sizeof(response->text),
-			 "only the newest %zu poisoned pages are shown", m->n_poisoned);
+		         "only the newest %zu poisoned pages are shown", m->n_poisoned);
 		r = response_send(c, response);
 	}
 	if (r == 0 || r == -ENOTCONN)
@@ -87,7 +87,7 @@ static void respond(struct control_client *c, struct control_response *response)
 	if (response_send(c, &plain) == 0)
 		return;
 	log_warning("control: pid %d does not read its answers: closing its connection",
-		    (int)ipc_peer(c->connection)->pid);
+	            (int)ipc_peer(c->connection)->pid);
 	ipc_close_after_flush(c->connection);
 }
 
@@ -108,9 +108,9 @@ static void run_watch(struct control_client *c, const struct control_request *re
 
 	if (c->n_watches == CONTROL_WATCHES_MAX)
 		r = error_set(&error, -EUSERS, "this connection has %d watches already",
-			      CONTROL_WATCHES_MAX);
+		              CONTROL_WATCHES_MAX);
 	else if (request->has_migration_id &&
-		 !migration_table_find(c->server->table, &request->migration_id))
+	         !migration_table_find(c->server->table, &request->migration_id))
 		r = control_unknown_migration(&request->migration_id, &error);
 	else
 		r = 0;
@@ -119,8 +119,7 @@ static void run_watch(struct control_client *c, const struct control_request *re
 		return;
 	}
 	respond(c, &response);
-	r = control_watch_new(c->server->table, c->connection, request,
-			      &c->watches[c->n_watches]);
+	r = control_watch_new(c->server->table, c->connection, request, &c->watches[c->n_watches]);
 	if (r == 0) {
 		c->n_watches++;
 		return;
@@ -141,8 +140,8 @@ static void run_request(struct control_client *c, const struct control_request *
 	}
 	r = control_request_run(c->server->table, request, &response, &error);
 	log_info("control: uid %u, pid %d: %s%s%s", (unsigned)ipc_peer(c->connection)->uid,
-		 (int)ipc_peer(c->connection)->pid, control_request_type_name(request->type),
-		 r < 0 ? " refused: " : "", r < 0 ? error.text : "");
+	         (int)ipc_peer(c->connection)->pid, control_request_type_name(request->type),
+	         r < 0 ? " refused: " : "", r < 0 ? error.text : "");
 	if (r < 0) {
 		respond_error(c, request->id, &error);
 		return;
@@ -153,7 +152,7 @@ static void run_request(struct control_client *c, const struct control_request *
 }
 
 static int on_message(struct ipc_connection *connection, const uint8_t *buf, size_t len, int *fds,
-		      size_t n_fds, struct error *err, void *user)
+                      size_t n_fds, struct error *err, void *user)
 {
 	struct control_client *c = user;
 	struct control_request request = {0};
@@ -180,7 +179,7 @@ static void on_closed(struct ipc_connection *connection, const struct error *err
 {
 	if (err->code < 0)
 		log_info("control: connection of pid %d: %s", (int)ipc_peer(connection)->pid,
-			 err->text);
+		         err->text);
 	client_free(user);
 }
 
@@ -193,7 +192,7 @@ static void on_accept(int fd, void *user)
 	if (s->n_clients >= CONTROL_CLIENTS_MAX) {
 		close(fd);
 		log_warning("control: %d connections already; ignoring another one",
-			    CONTROL_CLIENTS_MAX);
+		            CONTROL_CLIENTS_MAX);
 		return;
 	}
 	c = calloc(1, sizeof(*c));
@@ -205,7 +204,7 @@ static void on_accept(int fd, void *user)
 	if (peer_access_check(fd, migration_table_settings(s->table), &c->denied) < 0)
 		log_warning("control: %s", c->denied.text);
 	if (ipc_connection_new(migration_table_loop(s->table), fd, REQUEST_BYTES_MAX, &callbacks, c,
-			       &c->connection) < 0) {
+	                       &c->connection) < 0) {
 		free(c);
 		return;
 	}
@@ -214,7 +213,7 @@ static void on_accept(int fd, void *user)
 }
 
 int control_server_new(struct migration_table *table, const char *path, mode_t mode,
-		       struct control_server **ret, struct error *err)
+                       struct control_server **ret, struct error *err)
 {
 	_cleanup_(cleanup_control_server_free) struct control_server *s = calloc(1, sizeof(*s));
 	int fd, r;
@@ -240,7 +239,7 @@ struct control_server *control_server_free(struct control_server *s)
 	if (!s)
 		return NULL;
 	ipc_listener_free(s->listener);
-	DL_FOREACH_SAFE(s->clients, c, next) {
+	DL_FOREACH_SAFE (s->clients, c, next) {
 		client_free(c);
 	}
 	if (s->path && *s->path != '@')

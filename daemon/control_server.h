@@ -15,7 +15,7 @@
 struct control_server;
 
 int control_server_new(struct migration_table *table, const char *path, mode_t mode,
-		       struct control_server **ret, struct error *err);
+                       struct control_server **ret, struct error *err);
 struct control_server *control_server_free(struct control_server *s); /* always NULL */
 DEFINE_CLEANUP(struct control_server, control_server_free)
 

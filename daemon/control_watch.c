@@ -32,11 +32,11 @@ static int event_send(struct control_watch *w, const struct migration *m, bool s
 {
 	struct control_migration view = {0};
 	struct control_response response = {
-		.id = w->request_id,
-		.type = CONTROL_RESPONSE_EVENT,
-		.migrations = &view,
-		.n_migrations = 1,
-		.state_changed = state_changed,
+	        .id = w->request_id,
+	        .type = CONTROL_RESPONSE_EVENT,
+	        .migrations = &view,
+	        .n_migrations = 1,
+	        .state_changed = state_changed,
 	};
 	_cleanup_free_ uint8_t *buf = NULL;
 	size_t len;
@@ -68,7 +68,7 @@ static void on_change(const struct migration *m, void *user)
 	if (r == -ENOTCONN) /* it is going already */
 		return;
 	log_warning("control: pid %d watches and does not read: closing its connection",
-		    (int)ipc_peer(w->connection)->pid);
+	            (int)ipc_peer(w->connection)->pid);
 	ipc_close_after_flush(w->connection);
 }
 
@@ -97,8 +97,8 @@ static int timer_init(struct control_watch *w, uint64_t interval_us)
 	interval_us = MIN(interval_us, UINT64_C(86400) * 1000000);
 	tv.tv_sec = (time_t)(interval_us / 1000000);
 	tv.tv_usec = (suseconds_t)(interval_us % 1000000);
-	w->timer = event_new(loop_base(migration_table_loop(w->table)), -1, EV_PERSIST, on_timer,
-			     w);
+	w->timer =
+	        event_new(loop_base(migration_table_loop(w->table)), -1, EV_PERSIST, on_timer, w);
 	if (!w->timer || event_add(w->timer, &tv) < 0)
 		return -ENOMEM;
 	return 0;
@@ -114,7 +114,7 @@ static void send_present(struct control_watch *w)
 }
 
 int control_watch_new(struct migration_table *table, struct ipc_connection *connection,
-		      const struct control_request *request, struct control_watch **ret)
+                      const struct control_request *request, struct control_watch **ret)
 {
 	struct control_watch *w = calloc(1, sizeof(*w));
 	int r;

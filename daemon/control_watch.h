@@ -17,7 +17,7 @@ struct control_watch;
  * first. The connection outlives the watch.
  */
 int control_watch_new(struct migration_table *table, struct ipc_connection *connection,
-		      const struct control_request *request, struct control_watch **ret);
+                      const struct control_request *request, struct control_watch **ret);
 struct control_watch *control_watch_free(struct control_watch *w); /* always NULL */
 
 #endif

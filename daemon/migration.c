@@ -28,8 +28,8 @@ int migration_timer_new(struct migration *m, event_callback_fn fn, void *arg, st
 void timer_start(struct event *timer, uint64_t us)
 {
 	struct timeval tv = {
-		.tv_sec = (time_t)(us / 1000000),
-		.tv_usec = (suseconds_t)(us % 1000000),
+	        .tv_sec = (time_t)(us / 1000000),
+	        .tv_usec = (suseconds_t)(us % 1000000),
 	};
 
 	event_add(timer, &tv);
@@ -90,7 +90,7 @@ static int copy_text(char *to, size_t size, const char *from, const char *what, 
 
 	if (len >= size)
 		return error_set(err, -EINVAL, "%s is too long: %zu bytes, at most %zu", what, len,
-				 size - 1);
+		                 size - 1);
 	memcpy(to, from, len + 1);
 	return 0;
 }
@@ -103,7 +103,7 @@ static int migration_init(struct migration *m, const struct migration_params *p,
 	uuid_format(&m->id, m->id_text);
 	if (p->token_len < TOKEN_BYTES_MIN || p->token_len > TOKEN_BYTES_MAX)
 		return error_set(err, -EINVAL, "the token has %zu bytes: expected %d to %d",
-				 p->token_len, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
+		                 p->token_len, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
 	memcpy(m->token, p->token, p->token_len);
 	m->token_len = p->token_len;
 	m->lost_policy = p->lost_policy;
@@ -115,7 +115,7 @@ static int migration_init(struct migration *m, const struct migration_params *p,
 	r = copy_text(m->source, sizeof(m->source), p->source, "the source's address", err);
 	if (r == 0)
 		r = copy_text(m->peer_identity, sizeof(m->peer_identity), p->peer_identity,
-			      "the peer's identity", err);
+		              "the peer's identity", err);
 	return r;
 }
 
@@ -127,12 +127,12 @@ static int migration_init_timers(struct migration *m)
 		r = migration_timer_new(m, migration_on_lost_deadline, m, &m->lost_timer);
 	if (r == 0)
 		r = migration_timer_new(m, migration_on_completion_timeout, m,
-					&m->completion_timer);
+		                        &m->completion_timer);
 	return r;
 }
 
 int migration_new(struct migration_table *table, const struct migration_params *params,
-		  struct migration **ret, struct error *err)
+                  struct migration **ret, struct error *err)
 {
 	_cleanup_(cleanup_migration_free) struct migration *m = calloc(1, sizeof(*m));
 	int r;
@@ -151,7 +151,7 @@ int migration_new(struct migration_table *table, const struct migration_params *
 	if (migration_init_timers(m) < 0)
 		return error_set(err, -ENOMEM, "not enough memory");
 	log_migration(LOG_NOTICE, m->id_text, "migration %s: started, from %s (%s)", m->id_text,
-		      m->source, m->peer_identity);
+	              m->source, m->peer_identity);
 	*ret = TAKE_PTR(m);
 	return 0;
 }
@@ -189,12 +189,12 @@ static void state_change(struct migration *m, enum migration_state state, const 
 	m->state = state;
 	snprintf(m->state_text, sizeof(m->state_text), "%s", text);
 	const struct log_field fields[] = {
-		{"MIGRATION_ID", m->id_text},
-		{"MIGRATION_STATE", migration_state_name(state)},
+	        {"MIGRATION_ID", m->id_text},
+	        {"MIGRATION_STATE", migration_state_name(state)},
 	};
 	log_write(state_log_level(m), fields, ARRAY_SIZE(fields), "migration %s: %s -> %s%s%s",
-		  m->id_text, migration_state_name(from), migration_state_name(state),
-		  *text ? ": " : "", text);
+	          m->id_text, migration_state_name(from), migration_state_name(state),
+	          *text ? ": " : "", text);
 	migration_table_entered(m->table, m);
 	migration_table_notify(m->table, m);
 }

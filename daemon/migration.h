@@ -51,10 +51,10 @@ struct lane_slot {
 	int uffd;
 	bool connecting;
 	bool connected;
-	bool frozen;   /* the source has said that it serves this lane */
+	bool frozen; /* the source has said that it serves this lane */
 	bool finished;
 	bool unregistered;
-	bool refused;  /* by the source, for good: no more attempts before Recover */
+	bool refused; /* by the source, for good: no more attempts before Recover */
 	unsigned attempts;
 	struct event *retry_timer;
 };
@@ -83,7 +83,7 @@ struct migration {
 
 	enum migration_state state;
 	char state_text[WIRE_ERROR_TEXT_MAX];
-	uint64_t started_us;      /* real time */
+	uint64_t started_us; /* real time */
 	uint64_t started_mono_us;
 	uint64_t ended_mono_us;
 	uint64_t paused_since_us; /* monotonic; 0: not paused */
@@ -106,9 +106,9 @@ struct migration {
 	pid_t vmm_pid;
 	int vmm_pidfd;
 	struct event *vmm_exit_event;
-	struct event *lost_timer;       /* the lost policy's deadline */
+	struct event *lost_timer; /* the lost policy's deadline */
 	struct event *completion_timer;
-	struct event *release_event;    /* frees the lanes, from the loop */
+	struct event *release_event; /* frees the lanes, from the loop */
 
 	/* The last second, for the rate. */
 	uint64_t sample_mono_us;
@@ -125,7 +125,7 @@ struct migration {
 };
 
 int migration_new(struct migration_table *table, const struct migration_params *params,
-		  struct migration **ret, struct error *err);
+                  struct migration **ret, struct error *err);
 /*
  * Stops the lanes. A migration that is not completed leaves the memory
  * registered: the guest waits as long as the VMM holds its userfaultfds.
@@ -147,7 +147,7 @@ struct attach_memory {
  * migration now? m may be NULL (unknown).
  */
 int migration_check_attach(const struct migration *m, const uint8_t *token, size_t token_len,
-			   struct error *err);
+                           struct error *err);
 
 /*
  * Take the memory over: register every region, start the lanes, state active.
@@ -156,7 +156,7 @@ int migration_check_attach(const struct migration *m, const uint8_t *token, size
  * VMM gets its answer first, then migration_connect().
  */
 int migration_attach(struct migration *m, const struct attach_memory *memory, pid_t vmm_pid,
-		     int vmm_pidfd, struct error *err);
+                     int vmm_pidfd, struct error *err);
 void migration_connect(struct migration *m);
 
 /* The VMM's connection ended; true if its process is known to have ended, too. */
@@ -167,7 +167,7 @@ int migration_cancel(struct migration *m, bool force, struct error *err);
 int migration_recover(struct migration *m, const char *source, struct error *err);
 int migration_set_bandwidth(struct migration *m, uint64_t bandwidth, struct error *err);
 int migration_poison(struct migration *m, const struct poison_range *ranges, size_t n_ranges,
-		     struct error *err);
+                     struct error *err);
 
 void migration_set_tls(struct migration *m, struct tls_context *tls);
 

@@ -39,21 +39,23 @@ static bool token_equal(const uint8_t *a, size_t a_len, const uint8_t *b, size_t
 }
 
 int migration_check_attach(const struct migration *m, const uint8_t *token, size_t token_len,
-			   struct error *err)
+                           struct error *err)
 {
 	if (!m)
 		return error_set(err, -ENOKEY,
-				 "unknown migration: start it first with postcopyctl start");
+		                 "unknown migration: start it first with postcopyctl start");
 	if (migration_state_final(m->state))
-		return error_set(err, -ENOKEY,
-				 "migration %s has ended (%s): start it again with postcopyctl start",
-				 m->id_text, migration_state_name(m->state));
+		return error_set(
+		        err, -ENOKEY,
+		        "migration %s has ended (%s): start it again with postcopyctl start",
+		        m->id_text, migration_state_name(m->state));
 	if (!token_equal(token, token_len, m->token, m->token_len))
 		return error_set(err, -EKEYREJECTED, "wrong token for migration %s", m->id_text);
 	if (m->state != MIGRATION_SETUP)
-		return error_set(err, -EBUSY,
-				 "two attaches for one migration: %s was attached by pid %d already",
-				 m->id_text, (int)m->vmm_pid);
+		return error_set(
+		        err, -EBUSY,
+		        "two attaches for one migration: %s was attached by pid %d already",
+		        m->id_text, (int)m->vmm_pid);
 	return 0;
 }
 
@@ -74,19 +76,21 @@ static int check_counts(const struct attach_memory *memory, struct error *err)
 
 	if (memory->n_uffds < 1 || memory->n_uffds > ATTACH_UFFDS_MAX)
 		return error_set(err, -EINVAL, "%zu userfaultfds: expected 1 to %d",
-				 memory->n_uffds, ATTACH_UFFDS_MAX);
+		                 memory->n_uffds, ATTACH_UFFDS_MAX);
 	if (memory->n_regions < 1 || memory->n_regions > REGION_TABLE_MAX)
 		return error_set(err, -EINVAL, "%zu regions: expected 1 to %d", memory->n_regions,
-				 REGION_TABLE_MAX);
+		                 REGION_TABLE_MAX);
 	if (memory->n_fds == 0)
-		return error_set(err, -EINVAL,
-				 "no descriptor came with the message: send the userfaultfds with it "
-				 "(SCM_RIGHTS)");
+		return error_set(
+		        err, -EINVAL,
+		        "no descriptor came with the message: send the userfaultfds with it "
+		        "(SCM_RIGHTS)");
 	if (memory->n_fds != memory->n_uffds + n_files)
 		return error_set(err, -EINVAL,
-				 "%zu descriptors came with the message, but it speaks of %zu: %zu "
-				 "userfaultfds and %zu memory files",
-				 memory->n_fds, memory->n_uffds + n_files, memory->n_uffds, n_files);
+		                 "%zu descriptors came with the message, but it speaks of %zu: %zu "
+		                 "userfaultfds and %zu memory files",
+		                 memory->n_fds, memory->n_uffds + n_files, memory->n_uffds,
+		                 n_files);
 	return 0;
 }
 
@@ -96,15 +100,17 @@ static int check_kinds(const struct attach_memory *memory, struct error *err)
 		bool uffd = i < memory->n_uffds;
 
 		if (uffd && !fd_is_userfaultfd(memory->fds[i]))
-			return error_set(err, -EINVAL,
-					 "descriptor %zu is not a userfaultfd: the %zu userfaultfds "
-					 "come first, then the memory files",
-					 i, memory->n_uffds);
+			return error_set(
+			        err, -EINVAL,
+			        "descriptor %zu is not a userfaultfd: the %zu userfaultfds "
+			        "come first, then the memory files",
+			        i, memory->n_uffds);
 		if (!uffd && !fd_is_memory_file(memory->fds[i]))
-			return error_set(err, -EINVAL,
-					 "descriptor %zu is not a memory file: expected a memfd, or a "
-					 "file on tmpfs or hugetlbfs",
-					 i);
+			return error_set(
+			        err, -EINVAL,
+			        "descriptor %zu is not a memory file: expected a memfd, or a "
+			        "file on tmpfs or hugetlbfs",
+			        i);
 	}
 	return 0;
 }
@@ -117,18 +123,18 @@ static int check_memory_file(const struct attach_region *r, int fd, struct error
 		return error_set_errno(err, -errno, "region %s: fstat of its memory file", r->name);
 	if (!is_aligned(r->fd_offset.off, r->page_size_bytes))
 		return error_set(err, -EINVAL,
-				 "region %s: offset 0x%llx in its memory file is not a multiple of "
-				 "its page size %llu",
-				 r->name, (unsigned long long)r->fd_offset.off,
-				 (unsigned long long)r->page_size_bytes);
+		                 "region %s: offset 0x%llx in its memory file is not a multiple of "
+		                 "its page size %llu",
+		                 r->name, (unsigned long long)r->fd_offset.off,
+		                 (unsigned long long)r->page_size_bytes);
 	if (r->fd_offset.off > (uint64_t)st.st_size ||
 	    r->length_bytes > (uint64_t)st.st_size - r->fd_offset.off)
 		return error_set(err, -EINVAL,
-				 "region %s: its memory file has %llu bytes, but the region needs "
-				 "%llu at offset 0x%llx",
-				 r->name, (unsigned long long)st.st_size,
-				 (unsigned long long)r->length_bytes,
-				 (unsigned long long)r->fd_offset.off);
+		                 "region %s: its memory file has %llu bytes, but the region needs "
+		                 "%llu at offset 0x%llx",
+		                 r->name, (unsigned long long)st.st_size,
+		                 (unsigned long long)r->length_bytes,
+		                 (unsigned long long)r->fd_offset.off);
 	return 0;
 }
 
@@ -137,31 +143,33 @@ static int check_minor(const struct attach_region *r, struct error *err)
 	if (r->mode != UFFD_MODE_MINOR)
 		return 0;
 	if (r->backing == BACKING_HUGETLB)
-		return error_set(err, -ENOTSUP,
-				 "region %s: mode minor is not supported for hugetlb memory: use mode "
-				 "missing",
-				 r->name);
+		return error_set(
+		        err, -ENOTSUP,
+		        "region %s: mode minor is not supported for hugetlb memory: use mode "
+		        "missing",
+		        r->name);
 	if (r->backing != BACKING_MEMFD)
-		return error_set(err, -EINVAL,
-				 "region %s: mode minor needs a shared memfd or tmpfs mapping, not %s "
-				 "memory: use mode missing",
-				 r->name, backing_name(r->backing));
+		return error_set(
+		        err, -EINVAL,
+		        "region %s: mode minor needs a shared memfd or tmpfs mapping, not %s "
+		        "memory: use mode missing",
+		        r->name, backing_name(r->backing));
 	if (!r->has_fd)
 		return error_set(err, -EINVAL,
-				 "region %s: mode minor needs the memory file: send it with the "
-				 "message, or use mode missing",
-				 r->name);
+		                 "region %s: mode minor needs the memory file: send it with the "
+		                 "message, or use mode missing",
+		                 r->name);
 	return 0;
 }
 
 static const enum region_backing region_backings[] = {
-	[BACKING_ANONYMOUS] = REGION_ANONYMOUS,
-	[BACKING_MEMFD] = REGION_MEMFD,
-	[BACKING_HUGETLB] = REGION_HUGETLB,
+        [BACKING_ANONYMOUS] = REGION_ANONYMOUS,
+        [BACKING_MEMFD] = REGION_MEMFD,
+        [BACKING_HUGETLB] = REGION_HUGETLB,
 };
 
 static int region_fill(struct attach *a, const struct attach_region *from, struct region *to,
-		       struct error *err)
+                       struct error *err)
 {
 	const struct attach_memory *memory = a->memory;
 	int fd = from->has_fd ? memory->fds[memory->n_uffds + from->fd] : -1;
@@ -169,23 +177,23 @@ static int region_fill(struct attach *a, const struct attach_region *from, struc
 
 	if (!is_power_of_two(from->page_size_bytes))
 		return error_set(err, -EINVAL, "region %s: page size %llu is not a power of two",
-				 from->name, (unsigned long long)from->page_size_bytes);
+		                 from->name, (unsigned long long)from->page_size_bytes);
 	r = check_minor(from, err);
 	if (r == 0 && fd >= 0)
 		r = check_memory_file(from, fd, err);
 	if (r < 0)
 		return r;
 	*to = (struct region){
-		.gpa = from->gpa,
-		.hva = from->hva,
-		.length_bytes = from->length_bytes,
-		.unit_shift = (unsigned)__builtin_ctzll(from->page_size_bytes),
-		.backing = region_backings[from->backing],
-		.mode = from->mode == UFFD_MODE_MINOR ? REGION_MINOR : REGION_MISSING,
-		.lane = from->uffd,
-		.memory_fd = fd,
-		.fd_offset = from->fd_offset,
-		.first_page = REGION_NO_PAGE,
+	        .gpa = from->gpa,
+	        .hva = from->hva,
+	        .length_bytes = from->length_bytes,
+	        .unit_shift = (unsigned)__builtin_ctzll(from->page_size_bytes),
+	        .backing = region_backings[from->backing],
+	        .mode = from->mode == UFFD_MODE_MINOR ? REGION_MINOR : REGION_MISSING,
+	        .lane = from->uffd,
+	        .memory_fd = fd,
+	        .fd_offset = from->fd_offset,
+	        .first_page = REGION_NO_PAGE,
 	};
 	_Static_assert(sizeof(to->name) >= sizeof(from->name), "a region's name must fit");
 	memcpy(to->name, from->name, sizeof(from->name));
@@ -201,7 +209,7 @@ static int regions_build(struct attach *a, struct error *err)
 			return r;
 	}
 	return region_table_new(a->regions, a->memory->n_regions, (uint32_t)a->memory->n_uffds,
-				&a->table, err);
+	                        &a->table, err);
 }
 
 static int uffds_adopt(struct attach *a, struct error *err)
@@ -224,8 +232,8 @@ static int regions_register(struct attach *a, struct error *err)
 		struct region *region = &a->table->regions[i];
 		uint64_t ioctls;
 		int r = uffd_register(a->memory->fds[region->lane], region->hva,
-				      region->length_bytes, region->mode == REGION_MINOR, &ioctls,
-				      err);
+		                      region->length_bytes, region->mode == REGION_MINOR, &ioctls,
+		                      err);
 
 		if (r < 0) {
 			error_prefix(err, "region %s", region->name);
@@ -242,30 +250,30 @@ static int lane_start(struct attach *a, uint32_t index, struct error *err)
 	struct migration *m = a->m;
 	const struct settings *s = migration_table_settings(m->table);
 	const struct lane_tuning tuning = {
-		.urgent_rt_priority = s->urgent_rt_priority,
-		.bulk_nice = (int)s->bulk_nice,
-		.urgent_cpus = s->urgent_cpus,
-		.bulk_cpus = s->bulk_cpus,
-		.stream_window_pages = (unsigned)(s->stream_window_bytes >> WIRE_PAGE_SHIFT),
+	        .urgent_rt_priority = s->urgent_rt_priority,
+	        .bulk_nice = (int)s->bulk_nice,
+	        .urgent_cpus = s->urgent_cpus,
+	        .bulk_cpus = s->bulk_cpus,
+	        .stream_window_pages = (unsigned)(s->stream_window_bytes >> WIRE_PAGE_SHIFT),
 	};
 	const struct lane_params params = {
-		.main_loop = migration_table_loop(m->table),
-		.on_event = migration_on_lane_event,
-		.user = &m->lanes[index],
-		.migration_id = m->id,
-		.token = m->token,
-		.token_len = m->token_len,
-		.peer_identity = m->peer_identity,
-		.tls = migration_table_tls(m->table),
-		.index = index,
-		.uffd = a->memory->fds[index],
-		.poison_supported = a->uffds[index].poison_supported,
-		.remove_events = a->uffds[index].remove_events,
-		.regions = a->table,
-		.map = &a->state->map,
-		.ledger = &a->state->ledger,
-		.tuning = &tuning,
-		.bandwidth = migration_lane_bandwidth(m->bandwidth, (uint32_t)a->memory->n_uffds),
+	        .main_loop = migration_table_loop(m->table),
+	        .on_event = migration_on_lane_event,
+	        .user = &m->lanes[index],
+	        .migration_id = m->id,
+	        .token = m->token,
+	        .token_len = m->token_len,
+	        .peer_identity = m->peer_identity,
+	        .tls = migration_table_tls(m->table),
+	        .index = index,
+	        .uffd = a->memory->fds[index],
+	        .poison_supported = a->uffds[index].poison_supported,
+	        .remove_events = a->uffds[index].remove_events,
+	        .regions = a->table,
+	        .map = &a->state->map,
+	        .ledger = &a->state->ledger,
+	        .tuning = &tuning,
+	        .bandwidth = migration_lane_bandwidth(m->bandwidth, (uint32_t)a->memory->n_uffds),
 	};
 	int r = lane_new(&params, &a->lanes[index], err);
 
@@ -285,7 +293,7 @@ static int attach_prepare(struct attach *a, struct error *err)
 		return r;
 	for (uint32_t i = 0; i < a->memory->n_uffds; i++) {
 		r = migration_timer_new(a->m, lane_slot_on_retry, &a->m->lanes[i],
-					&a->m->lanes[i].retry_timer);
+		                        &a->m->lanes[i].retry_timer);
 		if (r < 0)
 			return error_set(err, r, "not enough memory");
 		r = lane_start(a, i, err);
@@ -344,7 +352,7 @@ static void vmm_unwatch(struct migration *m)
 }
 
 int migration_attach(struct migration *m, const struct attach_memory *memory, pid_t vmm_pid,
-		     int vmm_pidfd, struct error *err)
+                     int vmm_pidfd, struct error *err)
 {
 	_cleanup_free_ struct attach *a = calloc(1, sizeof(*a));
 	int r;
@@ -362,12 +370,12 @@ int migration_attach(struct migration *m, const struct attach_memory *memory, pi
 		attach_undo(a);
 		vmm_unwatch(m);
 		log_migration(LOG_WARNING, m->id_text,
-			      "migration %s: attach by pid %d refused: %s; ignoring it", m->id_text,
-			      (int)vmm_pid, err->text);
+		              "migration %s: attach by pid %d refused: %s; ignoring it", m->id_text,
+		              (int)vmm_pid, err->text);
 		return r;
 	}
 	attach_commit(a);
 	migration_set_state(m, MIGRATION_ACTIVE, "attached by pid %d; connecting to %s",
-			    (int)vmm_pid, m->source);
+	                    (int)vmm_pid, m->source);
 	return 0;
 }

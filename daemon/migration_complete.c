@@ -37,9 +37,9 @@ static struct page_counts count_pages(const struct migration *m)
 		uint64_t pages = region_unit_pages(r);
 
 		counts.poisoned += pages * page_map_count(&m->memory->map, r->first_unit,
-							  region_n_units(r), PAGE_POISONED);
+		                                          region_n_units(r), PAGE_POISONED);
 		counts.removed += pages * page_map_count(&m->memory->map, r->first_unit,
-							 region_n_units(r), PAGE_REMOVED);
+		                                         region_n_units(r), PAGE_REMOVED);
 	}
 	rest -= MIN(rest, counts.poisoned + counts.removed);
 	migration_sum(m, &sums);
@@ -59,8 +59,9 @@ static void unregister_all(struct migration *m)
 			continue;
 		slot->unregistered = true;
 		if (lane_unregister(slot->lane, &error) < 0)
-			log_migration(LOG_WARNING, m->id_text, "migration %s: lane %u: %s; ignoring",
-				      m->id_text, i, error.text);
+			log_migration(LOG_WARNING, m->id_text,
+			              "migration %s: lane %u: %s; ignoring", m->id_text, i,
+			              error.text);
 	}
 }
 
@@ -68,8 +69,8 @@ void migration_complete_untold(struct migration *m, const char *why)
 {
 	unregister_all(m);
 	migration_end(m, MIGRATION_COMPLETED,
-		      "all memory is here, but the source was not told, or did not confirm: %s",
-		      why);
+	              "all memory is here, but the source was not told, or did not confirm: %s",
+	              why);
 }
 
 static void send_complete(struct migration *m)
@@ -94,7 +95,7 @@ void migration_complete_lost(struct migration *m, const char *why)
 		return;
 	}
 	migration_set_text(m, LOG_WARNING, "all memory is here; telling the source: %s; retrying",
-			   why);
+	                   why);
 	lane_slot_retry_later(slot);
 }
 
@@ -115,11 +116,12 @@ void migration_on_completion_timeout(evutil_socket_t fd, short what, void *arg)
 
 static void fail_unplaced(struct migration *m, uint64_t n_pages)
 {
-	migration_end(m, MIGRATION_FAILED,
-		      "%severything else is here, but %llu poisoned pages could not be placed: the "
-		      "kernel of this host has no UFFDIO_POISON (Linux 6.6 or later, or 6.1 with the "
-		      "series in kernel-patches/); a guest access to one of them waits for ever",
-		      m->stop_on_poison ? "stop the guest: " : "", (unsigned long long)n_pages);
+	migration_end(
+	        m, MIGRATION_FAILED,
+	        "%severything else is here, but %llu poisoned pages could not be placed: the "
+	        "kernel of this host has no UFFDIO_POISON (Linux 6.6 or later, or 6.1 with the "
+	        "series in kernel-patches/); a guest access to one of them waits for ever",
+	        m->stop_on_poison ? "stop the guest: " : "", (unsigned long long)n_pages);
 }
 
 void migration_check_finished(struct migration *m)

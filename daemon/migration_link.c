@@ -91,18 +91,20 @@ static bool poison_unsupported(struct migration *m, uint64_t n_pages)
 		return false;
 	if (m->served) {
 		if (!m->poison_warned)
-			log_migration(LOG_WARNING, m->id_text,
-				      "migration %s: the source has %llu poisoned pages and this "
-				      "kernel has no UFFDIO_POISON: a guest access to one will wait",
-				      m->id_text, (unsigned long long)n_pages);
+			log_migration(
+			        LOG_WARNING, m->id_text,
+			        "migration %s: the source has %llu poisoned pages and this "
+			        "kernel has no UFFDIO_POISON: a guest access to one will wait",
+			        m->id_text, (unsigned long long)n_pages);
 		m->poison_warned = true;
 		return false;
 	}
-	migration_end(m, MIGRATION_FAILED,
-		      "the source has %llu poisoned pages, and the kernel of this host has no "
-		      "UFFDIO_POISON to place them: it needs Linux 6.6 or later, or Linux 6.1 with the "
-		      "series in kernel-patches/; or start the migration with stop-on-poison",
-		      (unsigned long long)n_pages);
+	migration_end(
+	        m, MIGRATION_FAILED,
+	        "the source has %llu poisoned pages, and the kernel of this host has no "
+	        "UFFDIO_POISON to place them: it needs Linux 6.6 or later, or Linux 6.1 with the "
+	        "series in kernel-patches/; or start the migration with stop-on-poison",
+	        (unsigned long long)n_pages);
 	return true;
 }
 
@@ -138,7 +140,7 @@ static void on_connected(struct lane_slot *slot, const struct lane_event *event)
 		return;
 	if (m->state == MIGRATION_POSTCOPY_PAUSED)
 		migration_set_state(m, MIGRATION_POSTCOPY_RECOVER, "connected again to %s",
-				    m->source);
+		                    m->source);
 	slot->frozen = event->frozen;
 	if (event->frozen)
 		on_frozen(slot);
@@ -149,8 +151,9 @@ static void on_connected(struct lane_slot *slot, const struct lane_event *event)
 /* Says what the operator can do, or what happens next. */
 static void lost_text(struct migration *m, const char *why, bool refused)
 {
-	const char *next = refused ? "refused by the source: run postcopyctl recover when that is mended"
-				   : "retrying";
+	const char *next =
+	        refused ? "refused by the source: run postcopyctl recover when that is mended"
+	                : "retrying";
 
 	if (m->state == MIGRATION_POSTCOPY_ACTIVE || m->state == MIGRATION_POSTCOPY_RECOVER ||
 	    (m->state == MIGRATION_ACTIVE && m->served))
@@ -185,30 +188,37 @@ static void on_link_lost(struct lane_slot *slot, const struct lane_event *event)
 		lane_slot_retry_later(slot);
 }
 
-static void on_poisoned(struct migration *m, uint64_t unit)
+static void log_poisoned(const struct migration *m, const struct ledger_entry *e)
 {
-	const struct region *r = region_find_unit(m->regions, unit);
+	log_migration(LOG_WARNING, m->id_text,
+	              "migration %s: poisoned: region %s, offset 0x%llx, guest-physical 0x%llx, "
+	              "%llu bytes (%s)",
+	              m->id_text, m->regions->regions[e->region].name,
+	              (unsigned long long)e->offset_bytes, (unsigned long long)e->gpa.addr,
+	              (unsigned long long)e->lost_bytes, ledger_reason_name(e->reason));
+}
 
-	if (!r)
-		return;
-	if (m->n_poison_logged++ < POISON_LOGGED_MAX)
+/* New entries in the ledger: the first ones go to the log, too. */
+static void on_poisoned(struct migration *m)
+{
+	const struct ledger *ledger = &m->memory->ledger;
+	uint64_t count = ledger_count(ledger);
+
+	for (; m->n_poison_logged < MIN(count, (uint64_t)POISON_LOGGED_MAX); m->n_poison_logged++)
+		log_poisoned(m, ledger_get(ledger, m->n_poison_logged));
+	if (count > POISON_LOGGED_MAX && m->n_poison_logged == POISON_LOGGED_MAX) {
+		m->n_poison_logged++;
 		log_migration(LOG_WARNING, m->id_text,
-		      "migration %s: poisoned: region %s, offset 0x%llx, guest-physical 0x%llx, %llu "
-		      "bytes",
-		      m->id_text, r->name, (unsigned long long)region_unit_offset(r, unit),
-		      (unsigned long long)region_unit_gpa(r, unit).addr,
-		      (unsigned long long)region_unit_bytes(r));
-	if (m->n_poison_logged == POISON_LOGGED_MAX)
-		log_migration(LOG_WARNING, m->id_text,
-			      "migration %s: more poisoned pages are in the ledger, but not in the log",
-			      m->id_text);
+		              "migration %s: more poisoned pages are in the ledger, not in the log",
+		              m->id_text);
+	}
 	if (m->poison_supported || m->poison_warned)
 		return;
 	m->poison_warned = true;
 	log_migration(LOG_ERR, m->id_text,
-		      "migration %s: the kernel has no UFFDIO_POISON: a guest access to a poisoned "
-		      "page will wait; see kernel-patches/",
-		      m->id_text);
+	              "migration %s: this kernel has no UFFDIO_POISON: a guest access to a "
+	              "poisoned page will wait; see kernel-patches/",
+	              m->id_text);
 }
 
 void migration_on_lane_event(struct lane *lane, const struct lane_event *event, void *user)
@@ -238,7 +248,7 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 		break;
 	case LANE_EVENT_VMM_GONE:
 		migration_end(m, m->completing ? MIGRATION_COMPLETED : MIGRATION_FAILED,
-			      "VMM exited (pid %d)", (int)m->vmm_pid);
+		              "VMM exited (pid %d)", (int)m->vmm_pid);
 		break;
 	case LANE_EVENT_FAILED:
 		if (m->completing)
@@ -247,11 +257,11 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 			migration_end(m, MIGRATION_FAILED, "%s", event->error.text);
 		break;
 	case LANE_EVENT_POISONED:
-		on_poisoned(m, event->unit);
+		on_poisoned(m);
 		break;
 	case LANE_EVENT_WARNING:
 		log_migration(LOG_WARNING, m->id_text, "migration %s: lane %u: %s", m->id_text,
-			      lane_index(slot->lane), event->error.text);
+		              lane_index(slot->lane), event->error.text);
 		break;
 	}
 }

@@ -33,9 +33,9 @@ static void lost_poison(struct migration *m, const char *waited)
 	uint64_t remaining = migration_remaining_bytes(m);
 
 	migration_set_text(m, LOG_ERR,
-			   "the source was away for %s: %llu bytes that are not here yet are now "
-			   "poisoned (policy poison)",
-			   waited, (unsigned long long)remaining);
+	                   "the source was away for %s: %llu bytes that are not here yet are now "
+	                   "poisoned (policy poison)",
+	                   waited, (unsigned long long)remaining);
 	migration_poison_all(m, LEDGER_SOURCE_LOST);
 }
 
@@ -45,7 +45,7 @@ static void lost_kill(struct migration *m, const char *waited)
 
 	migration_vmm_kill(m, killed, sizeof(killed));
 	migration_end(m, MIGRATION_FAILED, "the source was away for %s (policy kill): %s", waited,
-		      killed);
+	              killed);
 }
 
 void migration_on_lost_deadline(evutil_socket_t fd, short what, void *arg)

@@ -17,7 +17,7 @@ static int check_live(const struct migration *m, struct error *err)
 	if (!migration_state_final(m->state))
 		return 0;
 	return error_set(err, -EALREADY, "migration %s has ended already: %s", m->id_text,
-			 migration_state_name(m->state));
+	                 migration_state_name(m->state));
 }
 
 static int check_attached(const struct migration *m, struct error *err)
@@ -48,15 +48,16 @@ int migration_cancel(struct migration *m, bool force, struct error *err)
 	missing = migration_remaining_bytes(m);
 	units_format_bytes(size, sizeof(size), missing);
 	if (missing > 0 && !force)
-		return error_set(err, -EBUSY,
-				 "the guest would lose %llu bytes (%s) that are still on the source: "
-				 "force it to cancel nevertheless",
-				 (unsigned long long)missing, size);
+		return error_set(
+		        err, -EBUSY,
+		        "the guest would lose %llu bytes (%s) that are still on the source: "
+		        "force it to cancel nevertheless",
+		        (unsigned long long)missing, size);
 	if (missing > 0)
 		migration_end(m, MIGRATION_CANCELLED,
-			      "by an operator; %llu bytes (%s) of the guest's memory are missing, "
-			      "and accesses to them wait",
-			      (unsigned long long)missing, size);
+		              "by an operator; %llu bytes (%s) of the guest's memory are missing, "
+		              "and accesses to them wait",
+		              (unsigned long long)missing, size);
 	else
 		migration_end(m, MIGRATION_CANCELLED, "by an operator");
 	return 0;
@@ -95,13 +96,13 @@ int migration_recover(struct migration *m, const char *source, struct error *err
 		return r;
 	if (m->state == MIGRATION_POSTCOPY_ACTIVE && !m->completing)
 		return error_set(err, -EISCONN, "migration %s is connected to its source (%s)",
-				 m->id_text, m->source);
+		                 m->id_text, m->source);
 	if (moved)
 		snprintf(m->source, sizeof(m->source), "%s", source);
 	if (m->state == MIGRATION_SETUP) /* it connects when a VMM has attached */
 		return 0;
 	log_migration(LOG_NOTICE, m->id_text, "migration %s: recover from %s", m->id_text,
-		      m->source);
+	              m->source);
 	if (reconnect(m, moved) > 0 && m->state == MIGRATION_POSTCOPY_PAUSED)
 		migration_set_state(m, MIGRATION_POSTCOPY_RECOVER, "connecting to %s", m->source);
 	return 0;
@@ -115,15 +116,16 @@ int migration_set_bandwidth(struct migration *m, uint64_t bandwidth, struct erro
 		return r;
 	m->bandwidth = bandwidth;
 	for (uint32_t i = 0; i < m->n_lanes; i++)
-		lane_set_bandwidth(m->lanes[i].lane, migration_lane_bandwidth(bandwidth, m->n_lanes));
+		lane_set_bandwidth(m->lanes[i].lane,
+		                   migration_lane_bandwidth(bandwidth, m->n_lanes));
 	log_migration(LOG_NOTICE, m->id_text, "migration %s: bandwidth limit %llu bytes a second",
-		      m->id_text, (unsigned long long)bandwidth);
+	              m->id_text, (unsigned long long)bandwidth);
 	return 0;
 }
 
 /* The part of a range that lies in one region; NULL where there is none. */
 static const struct region *range_part(const struct migration *m, gpa_t gpa, uint64_t length_bytes,
-				       uint64_t *ret_bytes)
+                                       uint64_t *ret_bytes)
 {
 	const struct region *r = region_find_gpa(m->regions, gpa);
 
@@ -133,25 +135,26 @@ static const struct region *range_part(const struct migration *m, gpa_t gpa, uin
 }
 
 static int check_range(const struct migration *m, const struct poison_range *range,
-		       struct error *err)
+                       struct error *err)
 {
 	gpa_t gpa = range->gpa;
 	uint64_t left = range->length_bytes;
 
 	if (left == 0 || gpa.addr + left < gpa.addr)
-		return error_set(err, -EINVAL,
-				 "the range at guest-physical 0x%llx of %llu bytes is empty or wraps",
-				 (unsigned long long)gpa.addr, (unsigned long long)left);
+		return error_set(
+		        err, -EINVAL,
+		        "the range at guest-physical 0x%llx of %llu bytes is empty or wraps",
+		        (unsigned long long)gpa.addr, (unsigned long long)left);
 	while (left > 0) {
 		uint64_t bytes;
 
 		if (!range_part(m, gpa, left, &bytes))
-			return error_set(err, -ERANGE,
-					 "no region at guest-physical 0x%llx (of the range 0x%llx, %llu "
-					 "bytes)",
-					 (unsigned long long)gpa.addr,
-					 (unsigned long long)range->gpa.addr,
-					 (unsigned long long)range->length_bytes);
+			return error_set(
+			        err, -ERANGE,
+			        "no region at guest-physical 0x%llx (of the range 0x%llx, %llu "
+			        "bytes)",
+			        (unsigned long long)gpa.addr, (unsigned long long)range->gpa.addr,
+			        (unsigned long long)range->length_bytes);
 		gpa.addr += bytes;
 		left -= bytes;
 	}
@@ -170,20 +173,20 @@ static void poison_range(struct migration *m, const struct poison_range *range)
 		uint64_t last = (gpa.addr + bytes - 1 - r->gpa.addr) >> r->unit_shift;
 
 		lane_poison_units(m->lanes[r->lane].lane, r->first_unit + first, last - first + 1,
-				  LEDGER_OPERATOR);
+		                  LEDGER_OPERATOR);
 		gpa.addr += bytes;
 		left -= bytes;
 	}
 }
 
 int migration_poison(struct migration *m, const struct poison_range *ranges, size_t n_ranges,
-		     struct error *err)
+                     struct error *err)
 {
 	int r = check_attached(m, err);
 
 	if (r == 0 && m->completing)
 		r = error_set(err, -EALREADY, "every page of migration %s is here already",
-			      m->id_text);
+		              m->id_text);
 	if (r == 0 && n_ranges == 0)
 		r = error_set(err, -EINVAL, "no range to poison");
 	for (size_t i = 0; r == 0 && i < n_ranges; i++)

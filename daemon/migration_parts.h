@@ -13,18 +13,18 @@
  * the listeners. The text says why and may be empty.
  */
 void migration_set_state(struct migration *m, enum migration_state state, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+        __attribute__((format(printf, 3, 4)));
 
 /* A new text for the same state; listeners are told if it differs. */
 void migration_set_text(struct migration *m, int log_level, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+        __attribute__((format(printf, 3, 4)));
 
 /*
  * Enter a final state: keep the counters, tell everybody, and release lanes
  * and descriptors from the loop (callers may be inside a lane's callback).
  */
 void migration_end(struct migration *m, enum migration_state state, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+        __attribute__((format(printf, 3, 4)));
 
 /* A timer of the migration, 0 or -ENOMEM. */
 int migration_timer_new(struct migration *m, event_callback_fn fn, void *arg, struct event **ret);

@@ -14,25 +14,25 @@ static const struct {
 	const char *name;
 	unsigned next; /* TO() bits */
 } states[] = {
-	[MIGRATION_SETUP] = {"setup", TO(ACTIVE) | TO_ANY_END},
-	/*
+        [MIGRATION_SETUP] = {"setup", TO(ACTIVE) | TO_ANY_END},
+        /*
 	 * From active to paused: one lane served already, another one lost its link.
 	 * To completed: all pages poisoned by the operator or given back by the guest
 	 * before every lane had said that it serves.
 	 */
-	[MIGRATION_ACTIVE] = {"active", TO(POSTCOPY_ACTIVE) | TO(POSTCOPY_PAUSED) | TO(COMPLETED) |
-						TO_ANY_END},
-	[MIGRATION_POSTCOPY_ACTIVE] = {"postcopy-active",
-				       TO(POSTCOPY_PAUSED) | TO(COMPLETED) | TO_ANY_END},
-	/* The lost policy can complete a migration without its source. */
-	[MIGRATION_POSTCOPY_PAUSED] = {"postcopy-paused",
-				       TO(POSTCOPY_RECOVER) | TO(COMPLETED) | TO_ANY_END},
-	[MIGRATION_POSTCOPY_RECOVER] = {"postcopy-recover",
-					TO(POSTCOPY_ACTIVE) | TO(POSTCOPY_PAUSED) | TO(COMPLETED) |
-						TO_ANY_END},
-	[MIGRATION_COMPLETED] = {"completed", 0},
-	[MIGRATION_FAILED] = {"failed", 0},
-	[MIGRATION_CANCELLED] = {"cancelled", 0},
+        [MIGRATION_ACTIVE] = {"active", TO(POSTCOPY_ACTIVE) | TO(POSTCOPY_PAUSED) | TO(COMPLETED) |
+                                                TO_ANY_END},
+        [MIGRATION_POSTCOPY_ACTIVE] = {"postcopy-active",
+                                       TO(POSTCOPY_PAUSED) | TO(COMPLETED) | TO_ANY_END},
+        /* The lost policy can complete a migration without its source. */
+        [MIGRATION_POSTCOPY_PAUSED] = {"postcopy-paused",
+                                       TO(POSTCOPY_RECOVER) | TO(COMPLETED) | TO_ANY_END},
+        [MIGRATION_POSTCOPY_RECOVER] = {"postcopy-recover", TO(POSTCOPY_ACTIVE) |
+                                                                    TO(POSTCOPY_PAUSED) |
+                                                                    TO(COMPLETED) | TO_ANY_END},
+        [MIGRATION_COMPLETED] = {"completed", 0},
+        [MIGRATION_FAILED] = {"failed", 0},
+        [MIGRATION_CANCELLED] = {"cancelled", 0},
 };
 _Static_assert(ARRAY_SIZE(states) == MIGRATION_STATES_, "a state lacks its row");
 

@@ -79,8 +79,8 @@ void migration_sample(struct migration *m, uint64_t now_us)
 		return;
 	processed = migration_total_bytes(m) - migration_remaining_bytes(m);
 	if (m->sample_mono_us && now_us > m->sample_mono_us && processed >= m->sample_processed)
-		m->rate_bps = (processed - m->sample_processed) * 1000000 /
-			      (now_us - m->sample_mono_us);
+		m->rate_bps =
+		        (processed - m->sample_processed) * 1000000 / (now_us - m->sample_mono_us);
 	m->sample_mono_us = now_us;
 	m->sample_processed = processed;
 }

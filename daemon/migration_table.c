@@ -45,8 +45,8 @@ static void on_sample(evutil_socket_t fd, short what, void *arg)
 		migration_sample(m, now_us);
 }
 
-int migration_table_new(struct loop *loop, const struct settings *settings,
-			struct tls_context *tls, struct migration_table **ret)
+int migration_table_new(struct loop *loop, const struct settings *settings, struct tls_context *tls,
+                        struct migration_table **ret)
 {
 	static const struct timeval second = {.tv_sec = 1};
 	_cleanup_(cleanup_migration_table_free) struct migration_table *t = calloc(1, sizeof(*t));
@@ -77,7 +77,7 @@ struct migration_table *migration_table_free(struct migration_table *t)
 		return NULL;
 	while (t->by_id)
 		entry_free(t, t->by_id);
-	DL_FOREACH_SAFE(t->listeners, l, next) {
+	DL_FOREACH_SAFE (t->listeners, l, next) {
 		DL_DELETE(t->listeners, l);
 		free(l);
 	}
@@ -125,7 +125,7 @@ static void tombstone_drop(struct migration_table *t, struct migration *m)
 }
 
 int migration_table_start(struct migration_table *t, const struct migration_params *params,
-			  struct migration **ret, struct error *err)
+                          struct migration **ret, struct error *err)
 {
 	struct migration *old = migration_table_find(t, &params->id);
 	struct migration *m;
@@ -133,12 +133,13 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 
 	if (old && !migration_state_final(old->state))
 		return error_set(err, -EEXIST, "migration %s exists already (%s)", old->id_text,
-				 migration_state_name(old->state));
+		                 migration_state_name(old->state));
 	if (t->n_live >= t->settings->max)
-		return error_set(err, -EUSERS,
-				 "%u migrations are running and [migrations] max is %u: wait for one "
-				 "to end, or raise it",
-				 t->n_live, t->settings->max);
+		return error_set(
+		        err, -EUSERS,
+		        "%u migrations are running and [migrations] max is %u: wait for one "
+		        "to end, or raise it",
+		        t->n_live, t->settings->max);
 	r = migration_new(t, params, &m, err);
 	if (r < 0)
 		return r;
@@ -162,7 +163,7 @@ struct migration *migration_table_find(const struct migration_table *t, const st
 }
 
 struct migration *migration_table_next(const struct migration_table *t,
-				       const struct migration *after)
+                                       const struct migration *after)
 {
 	return after ? after->hh.next : t->by_id;
 }
@@ -224,7 +225,7 @@ static void listeners_purge(struct migration_table *t)
 {
 	struct migration_listener *l, *next;
 
-	DL_FOREACH_SAFE(t->listeners, l, next) {
+	DL_FOREACH_SAFE (t->listeners, l, next) {
 		if (l->fn)
 			continue;
 		DL_DELETE(t->listeners, l);
@@ -237,7 +238,7 @@ void migration_table_notify(struct migration_table *t, const struct migration *m
 	struct migration_listener *l;
 
 	t->notifying++;
-	DL_FOREACH(t->listeners, l) {
+	DL_FOREACH (t->listeners, l) {
 		if (l->fn)
 			l->fn(m, l->user);
 	}
@@ -246,7 +247,7 @@ void migration_table_notify(struct migration_table *t, const struct migration *m
 }
 
 int migration_table_listen(struct migration_table *t, migration_change_fn fn, void *user,
-			   struct migration_listener **ret)
+                           struct migration_listener **ret)
 {
 	struct migration_listener *l = calloc(1, sizeof(*l));
 

@@ -30,8 +30,8 @@ struct migration_totals {
  * settings and tls are borrowed until replaced; tls is referenced. Starts a
  * timer that samples the rates once a second.
  */
-int migration_table_new(struct loop *loop, const struct settings *settings,
-			struct tls_context *tls, struct migration_table **ret);
+int migration_table_new(struct loop *loop, const struct settings *settings, struct tls_context *tls,
+                        struct migration_table **ret);
 struct migration_table *migration_table_free(struct migration_table *t); /* always NULL */
 DEFINE_CLEANUP(struct migration_table, migration_table_free)
 
@@ -45,12 +45,12 @@ struct tls_context *migration_table_tls(const struct migration_table *t);
 
 /* Start one. -EEXIST while one with this id is live, -EUSERS when there are too many. */
 int migration_table_start(struct migration_table *t, const struct migration_params *params,
-			  struct migration **ret, struct error *err);
+                          struct migration **ret, struct error *err);
 
 struct migration *migration_table_find(const struct migration_table *t, const struct uuid *id);
 /* In order of starting; NULL: the first, and after the last. */
 struct migration *migration_table_next(const struct migration_table *t,
-				       const struct migration *after);
+                                       const struct migration *after);
 unsigned migration_table_count_live(const struct migration_table *t);
 
 /* Totals with the live ones' counters: they never decrease. */
@@ -68,7 +68,7 @@ void migration_table_reconnected(struct migration_table *t);
 struct migration_listener;
 typedef void (*migration_change_fn)(const struct migration *m, void *user);
 int migration_table_listen(struct migration_table *t, migration_change_fn fn, void *user,
-			   struct migration_listener **ret);
+                           struct migration_listener **ret);
 void migration_table_unlisten(struct migration_table *t, struct migration_listener *l);
 
 #endif

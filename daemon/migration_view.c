@@ -23,9 +23,9 @@ static void view_identity(const struct migration *m, struct control_migration *v
 	snprintf(v->peer_identity, sizeof(v->peer_identity), "%s", m->peer_identity);
 	v->lanes = m->n_lanes;
 	v->started_us = m->started_us;
-	v->total_time_us = (migration_state_final(m->state) ? m->ended_mono_us
-							    : clock_monotonic_us()) -
-			   m->started_mono_us;
+	v->total_time_us =
+	        (migration_state_final(m->state) ? m->ended_mono_us : clock_monotonic_us()) -
+	        m->started_mono_us;
 	v->downtime_us = migration_paused_us(m);
 	v->bandwidth = m->bandwidth;
 	v->reconnects = m->reconnects;
@@ -119,7 +119,7 @@ static int view_poisoned(const struct migration *m, struct control_migration *v,
 
 		if (m->regions && e->region < m->regions->n_regions)
 			snprintf(p->region, sizeof(p->region), "%s",
-				 m->regions->regions[e->region].name);
+			         m->regions->regions[e->region].name);
 		p->offset_bytes = e->offset_bytes;
 		p->gpa = e->gpa;
 		p->lost_bytes = e->lost_bytes;
@@ -131,7 +131,7 @@ static int view_poisoned(const struct migration *m, struct control_migration *v,
 }
 
 int migration_view(const struct migration *m, unsigned what, struct control_migration *ret,
-		   uint64_t *ret_poisoned_all)
+                   uint64_t *ret_poisoned_all)
 {
 	struct control_migration v = {0};
 	int r = 0;

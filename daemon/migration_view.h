@@ -15,6 +15,6 @@
  * more than ret->n_poisoned.
  */
 int migration_view(const struct migration *m, unsigned what, struct control_migration *ret,
-		   uint64_t *ret_poisoned_all);
+                   uint64_t *ret_poisoned_all);
 
 #endif

@@ -27,9 +27,9 @@ static void vmm_ended(struct migration *m)
 		return;
 	if (m->completing)
 		migration_end(m, MIGRATION_COMPLETED,
-			      "all memory was here; the VMM (pid %d) exited before the source was "
-			      "told",
-			      (int)m->vmm_pid);
+		              "all memory was here; the VMM (pid %d) exited before the source was "
+		              "told",
+		              (int)m->vmm_pid);
 	else
 		migration_end(m, MIGRATION_FAILED, "VMM exited (pid %d)", (int)m->vmm_pid);
 }
@@ -49,9 +49,9 @@ int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error 
 	m->vmm_pidfd = pidfd;
 	if (pidfd < 0) {
 		log_migration(LOG_WARNING, m->id_text,
-			      "migration %s: no pidfd of the VMM (pid %d): its end will be noticed "
-			      "only when a page is placed",
-			      m->id_text, (int)pid);
+		              "migration %s: no pidfd of the VMM (pid %d): its end will be noticed "
+		              "only when a page is placed",
+		              m->id_text, (int)pid);
 		return 0;
 	}
 	m->vmm_exit_event = event_new(loop_base(loop), pidfd, EV_READ, on_vmm_exit, m);
@@ -72,12 +72,12 @@ void migration_vmm_kill(struct migration *m, char *text, size_t text_len)
 {
 	if (m->vmm_pidfd < 0)
 		snprintf(text, text_len, "the VMM (pid %d) was not killed: there is no pidfd of it",
-			 (int)m->vmm_pid);
+		         (int)m->vmm_pid);
 	else if (syscall(SYS_pidfd_send_signal, m->vmm_pidfd, SIGKILL, NULL, 0) == 0)
 		snprintf(text, text_len, "the VMM (pid %d) was killed", (int)m->vmm_pid);
 	else
 		snprintf(text, text_len,
-			 "the VMM (pid %d) could not be killed (%s): stop it, or give the daemon "
-			 "CAP_KILL",
-			 (int)m->vmm_pid, strerror(errno));
+		         "the VMM (pid %d) could not be killed (%s): stop it, or give the daemon "
+		         "CAP_KILL",
+		         (int)m->vmm_pid, strerror(errno));
 }

@@ -43,8 +43,9 @@ int peer_access_check(int fd, const struct settings *settings, struct error *err
 	for (size_t i = 0; i < n_groups; i++)
 		if (id_list_contains(&settings->allowed_gids, groups[i]))
 			return 0;
-	return error_set(err, -EACCES,
-			 "uid %u (gid %u, pid %d) may not control postcopyd: add the user to [sockets] "
-			 "control_uids, or one of its groups to control_gids",
-			 (unsigned)peer.uid, (unsigned)peer.gid, (int)peer.pid);
+	return error_set(
+	        err, -EACCES,
+	        "uid %u (gid %u, pid %d) may not control postcopyd: add the user to [sockets] "
+	        "control_uids, or one of its groups to control_gids",
+	        (unsigned)peer.uid, (unsigned)peer.gid, (int)peer.pid);
 }

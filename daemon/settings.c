@@ -19,9 +19,9 @@
 static int parse_log_target(const char *value, void *dest, struct error *err)
 {
 	static const char *const names[] = {
-		[LOG_TARGET_AUTO] = "auto",
-		[LOG_TARGET_JOURNAL] = "journal",
-		[LOG_TARGET_STDERR] = "stderr",
+	        [LOG_TARGET_AUTO] = "auto",
+	        [LOG_TARGET_JOURNAL] = "journal",
+	        [LOG_TARGET_STDERR] = "stderr",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -33,61 +33,63 @@ static int parse_log_target(const char *value, void *dest, struct error *err)
 	return error_set(err, -EINVAL, "expected auto, journal or stderr, not \"%.64s\"", value);
 }
 
-#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)                    \
-	{section, key,        parser,    offsetof(struct settings, field),                         \
-	 value,   may_reload, unit_name, text}
+#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)            \
+	{                                                                                  \
+		section, key, parser, offsetof(struct settings, field), value, may_reload, \
+		        unit_name, text                                                    \
+	}
 
 static const struct config_option options[] = {
-	OPTION("tls", "certificate", config_parse_string, certificate,
-	       "/etc/postcopyd/postcopyd.crt", true, NULL, "PEM chain, own certificate first"),
-	OPTION("tls", "key", config_parse_string, key, "/etc/postcopyd/postcopyd.key", true, NULL,
-	       "PEM, not encrypted"),
-	OPTION("tls", "ca", config_parse_string, ca, "/etc/postcopyd/ca.crt", true, NULL,
-	       "PEM, what sources are verified against"),
+        OPTION("tls", "certificate", config_parse_string, certificate,
+               "/etc/postcopyd/postcopyd.crt", true, NULL, "PEM chain, own certificate first"),
+        OPTION("tls", "key", config_parse_string, key, "/etc/postcopyd/postcopyd.key", true, NULL,
+               "PEM, not encrypted"),
+        OPTION("tls", "ca", config_parse_string, ca, "/etc/postcopyd/ca.crt", true, NULL,
+               "PEM, what sources are verified against"),
 
-	OPTION("sockets", "control", config_parse_string, control, "/run/postcopyd/control.sock",
-	       false, NULL, "path of the control socket"),
-	OPTION("sockets", "control_mode", config_parse_mode, control_mode, "0660", false, NULL,
-	       "file mode of the control socket"),
-	OPTION("sockets", "control_uids", config_parse_string, control_uids, "", true, NULL,
-	       "users that may control, beside root and the daemon's own"),
-	OPTION("sockets", "control_gids", config_parse_string, control_gids, "", true, NULL,
-	       "groups whose members may control"),
-	OPTION("sockets", "attach", config_parse_string, attach, "/run/postcopyd/attach.sock",
-	       false, NULL, "path of the attach socket"),
-	OPTION("sockets", "attach_mode", config_parse_mode, attach_mode, "0660", false, NULL,
-	       "file mode of the attach socket"),
-	OPTION("sockets", "status", config_parse_string, status, "/run/postcopyd/status.sock",
-	       false, NULL, "path of the status socket"),
-	OPTION("sockets", "status_mode", config_parse_mode, status_mode, "0660", false, NULL,
-	       "file mode of the status socket"),
-	OPTION("sockets", "status_tcp", config_parse_string, status_tcp, "", false, NULL,
-	       "loopback HOST:PORT for the status interface"),
+        OPTION("sockets", "control", config_parse_string, control, "/run/postcopyd/control.sock",
+               false, NULL, "path of the control socket"),
+        OPTION("sockets", "control_mode", config_parse_mode, control_mode, "0660", false, NULL,
+               "file mode of the control socket"),
+        OPTION("sockets", "control_uids", config_parse_string, control_uids, "", true, NULL,
+               "users that may control, beside root and the daemon's own"),
+        OPTION("sockets", "control_gids", config_parse_string, control_gids, "", true, NULL,
+               "groups whose members may control"),
+        OPTION("sockets", "attach", config_parse_string, attach, "/run/postcopyd/attach.sock",
+               false, NULL, "path of the attach socket"),
+        OPTION("sockets", "attach_mode", config_parse_mode, attach_mode, "0660", false, NULL,
+               "file mode of the attach socket"),
+        OPTION("sockets", "status", config_parse_string, status, "/run/postcopyd/status.sock",
+               false, NULL, "path of the status socket"),
+        OPTION("sockets", "status_mode", config_parse_mode, status_mode, "0660", false, NULL,
+               "file mode of the status socket"),
+        OPTION("sockets", "status_tcp", config_parse_string, status_tcp, "", false, NULL,
+               "loopback HOST:PORT for the status interface"),
 
-	OPTION("lanes", "urgent_rt_priority", config_parse_uint, urgent_rt_priority, "1", true,
-	       NULL, "SCHED_FIFO priority of the threads that serve faults, 0: none"),
-	OPTION("lanes", "bulk_nice", config_parse_uint, bulk_nice, "19", true, NULL,
-	       "nice value of the threads that take the stream"),
-	OPTION("lanes", "urgent_cpus", config_parse_string, urgent_cpus, "", true, NULL,
-	       "CPUs of the threads that serve faults"),
-	OPTION("lanes", "bulk_cpus", config_parse_string, bulk_cpus, "", true, NULL,
-	       "CPUs of the threads that take the stream"),
-	OPTION("lanes", "stream_window", config_parse_bytes, stream_window_bytes, "1M", true,
-	       "bytes", "streamed after a faulted page before the stream goes back"),
+        OPTION("lanes", "urgent_rt_priority", config_parse_uint, urgent_rt_priority, "1", true,
+               NULL, "SCHED_FIFO priority of the threads that serve faults, 0: none"),
+        OPTION("lanes", "bulk_nice", config_parse_uint, bulk_nice, "19", true, NULL,
+               "nice value of the threads that take the stream"),
+        OPTION("lanes", "urgent_cpus", config_parse_string, urgent_cpus, "", true, NULL,
+               "CPUs of the threads that serve faults"),
+        OPTION("lanes", "bulk_cpus", config_parse_string, bulk_cpus, "", true, NULL,
+               "CPUs of the threads that take the stream"),
+        OPTION("lanes", "stream_window", config_parse_bytes, stream_window_bytes, "1M", true,
+               "bytes", "streamed after a faulted page before the stream goes back"),
 
-	OPTION("migrations", "max", config_parse_uint, max, "64", true, NULL,
-	       "migrations at the same time"),
-	OPTION("migrations", "reconnect_min", config_parse_duration, reconnect_min_us, "100ms",
-	       true, "us", "wait before the first attempt to connect again"),
-	OPTION("migrations", "reconnect_max", config_parse_duration, reconnect_max_us, "10s", true,
-	       "us", "longest wait between attempts"),
-	OPTION("migrations", "completion_timeout", config_parse_duration, completion_timeout_us,
-	       "30s", true, "us", "how long to try to tell the source that all is here"),
+        OPTION("migrations", "max", config_parse_uint, max, "64", true, NULL,
+               "migrations at the same time"),
+        OPTION("migrations", "reconnect_min", config_parse_duration, reconnect_min_us, "100ms",
+               true, "us", "wait before the first attempt to connect again"),
+        OPTION("migrations", "reconnect_max", config_parse_duration, reconnect_max_us, "10s", true,
+               "us", "longest wait between attempts"),
+        OPTION("migrations", "completion_timeout", config_parse_duration, completion_timeout_us,
+               "30s", true, "us", "how long to try to tell the source that all is here"),
 
-	OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
-	       "error, warning, notice, info or debug"),
-	OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
-	       "auto, journal or stderr"),
+        OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
+               "error, warning, notice, info or debug"),
+        OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
+               "auto, journal or stderr"),
 };
 
 struct settings *settings_free(struct settings *s)
@@ -146,17 +148,18 @@ static int id_list_parse(const char *text, bool group, struct id_list *ret, stru
 
 	if (!copy)
 		return error_set(err, -ENOMEM, "not enough memory");
-	for (char *word = strtok_r(copy, " ,\t", &save); word; word = strtok_r(NULL, " ,\t", &save)) {
+	for (char *word = strtok_r(copy, " ,\t", &save); word;
+	     word = strtok_r(NULL, " ,\t", &save)) {
 		if (ret->n_ids == SETTINGS_IDS_MAX)
 			return error_set(err, -EINVAL, "[sockets] %s: expected at most %d %ss", key,
-					 SETTINGS_IDS_MAX, what);
+			                 SETTINGS_IDS_MAX, what);
 		int r = id_parse(word, group, &ret->ids[ret->n_ids]);
 
 		if (r < 0)
 			return error_set(err, -EINVAL,
-					 "[sockets] %s: expected %s names or numbers, but there is "
-					 "no %s \"%.64s\"",
-					 key, what, what, word);
+			                 "[sockets] %s: expected %s names or numbers, but there is "
+			                 "no %s \"%.64s\"",
+			                 key, what, what, word);
 		ret->n_ids++;
 	}
 	return 0;
@@ -186,7 +189,7 @@ static int cpu_list_check(const char *key, const char *text, struct error *err)
 	return 0;
 bad:
 	return error_set(err, -EINVAL, "[lanes] %s: expected CPUs like 0,2-3, not \"%.64s\"", key,
-			 text);
+	                 text);
 }
 
 static int paths_check(const struct settings *s, struct error *err)
@@ -195,20 +198,23 @@ static int paths_check(const struct settings *s, struct error *err)
 		const char *name;
 		const char *value;
 	} paths[] = {
-		{"[tls] certificate", s->certificate}, {"[tls] key", s->key},
-		{"[tls] ca", s->ca},                   {"[sockets] control", s->control},
-		{"[sockets] attach", s->attach},       {"[sockets] status", s->status},
+	        {"[tls] certificate", s->certificate},
+	        {"[tls] key", s->key},
+	        {"[tls] ca", s->ca},
+	        {"[sockets] control", s->control},
+	        {"[sockets] attach", s->attach},
+	        {"[sockets] status", s->status},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(paths); i++) {
 		if (!*paths[i].value)
 			return error_set(err, -EINVAL, "%s: expected a path, not nothing",
-					 paths[i].name);
+			                 paths[i].name);
 		for (size_t j = 3; j < i; j++)
 			if (strcmp(paths[i].value, paths[j].value) == 0)
 				return error_set(err, -EINVAL,
-						 "%s and %s: expected different paths, both are %s",
-						 paths[j].name, paths[i].name, paths[i].value);
+				                 "%s and %s: expected different paths, both are %s",
+				                 paths[j].name, paths[i].name, paths[i].value);
 	}
 	return 0;
 }
@@ -217,27 +223,27 @@ static int numbers_check(const struct settings *s, struct error *err)
 {
 	if (s->urgent_rt_priority > 99)
 		return error_set(err, -EINVAL,
-				 "[lanes] urgent_rt_priority: expected 0 to 99, not %u",
-				 s->urgent_rt_priority);
+		                 "[lanes] urgent_rt_priority: expected 0 to 99, not %u",
+		                 s->urgent_rt_priority);
 	if (s->bulk_nice > 19)
 		return error_set(err, -EINVAL, "[lanes] bulk_nice: expected 0 to 19, not %u",
-				 s->bulk_nice);
+		                 s->bulk_nice);
 	if (s->stream_window_bytes < WIRE_PAGE_SIZE || s->stream_window_bytes > (UINT64_C(1) << 30))
 		return error_set(err, -EINVAL,
-				 "[lanes] stream_window: expected 4K to 1G, not %llu bytes",
-				 (unsigned long long)s->stream_window_bytes);
+		                 "[lanes] stream_window: expected 4K to 1G, not %llu bytes",
+		                 (unsigned long long)s->stream_window_bytes);
 	if (s->max < 1 || s->max > 256)
 		return error_set(err, -EINVAL, "[migrations] max: expected 1 to 256, not %u",
-				 s->max);
+		                 s->max);
 	if (s->reconnect_min_us < 1000)
 		return error_set(err, -EINVAL, "[migrations] reconnect_min: expected 1ms or more");
 	if (s->reconnect_max_us < s->reconnect_min_us ||
 	    s->reconnect_max_us > UINT64_C(3600) * 1000000)
 		return error_set(err, -EINVAL,
-				 "[migrations] reconnect_max: expected reconnect_min to 1h");
+		                 "[migrations] reconnect_max: expected reconnect_min to 1h");
 	if (s->completion_timeout_us > UINT64_C(24) * 3600 * 1000000)
 		return error_set(err, -EINVAL,
-				 "[migrations] completion_timeout: expected at most 24h");
+		                 "[migrations] completion_timeout: expected at most 24h");
 	return 0;
 }
 
@@ -269,7 +275,7 @@ static int string_override(const char *value, char **field, struct error *err)
 }
 
 static int overrides_apply(const struct settings_overrides *o, struct settings *s,
-			   struct error *err)
+                           struct error *err)
 {
 	int r;
 
@@ -288,7 +294,7 @@ static int overrides_apply(const struct settings_overrides *o, struct settings *
 }
 
 int settings_load(const char *path, const struct settings_overrides *overrides,
-		  struct settings **ret, struct error *err)
+                  struct settings **ret, struct error *err)
 {
 	_cleanup_(cleanup_settings_free) struct settings *s = calloc(1, sizeof(*s));
 	int r;
@@ -311,14 +317,13 @@ int settings_load(const char *path, const struct settings_overrides *overrides,
 	return 0;
 }
 
-int settings_check_reload(const struct settings *old, const struct settings *new,
-			  struct error *err)
+int settings_check_reload(const struct settings *old, const struct settings *new, struct error *err)
 {
 	const struct config_option *o =
-		config_first_fixed_change(options, ARRAY_SIZE(options), old, new);
+	        config_first_fixed_change(options, ARRAY_SIZE(options), old, new);
 
 	if (!o)
 		return 0;
 	return error_set(err, -EINVAL, "[%s] %s has changed: that needs a restart", o->section,
-			 o->key);
+	                 o->key);
 }

@@ -74,13 +74,13 @@ struct settings_overrides {
  * checks of what depends on each other. -EINVAL, -ENOENT with a text.
  */
 int settings_load(const char *path, const struct settings_overrides *overrides,
-		  struct settings **ret, struct error *err);
+                  struct settings **ret, struct error *err);
 struct settings *settings_free(struct settings *s); /* always NULL */
 DEFINE_CLEANUP(struct settings, settings_free)
 
 /* -EINVAL with the name of an option that differs and needs a restart. */
 int settings_check_reload(const struct settings *old, const struct settings *new,
-			  struct error *err);
+                          struct error *err);
 
 bool id_list_contains(const struct id_list *list, uint32_t id);
 

@@ -18,8 +18,8 @@
 static int address_error(struct error *err, const char *text, const char *what)
 {
 	return error_set(err, -EINVAL,
-			 "\"%.128s\" is not an address: %s; expected HOST:PORT or [V6]:PORT", text,
-			 what);
+	                 "\"%.128s\" is not an address: %s; expected HOST:PORT or [V6]:PORT", text,
+	                 what);
 }
 
 static bool port_valid(const char *text)
@@ -74,8 +74,8 @@ static int address_split(const char *text, char host[HOST_MAX], bool *ret_v6, st
 		return address_error(err, text, "between the brackets is no IPv6 address");
 	if (!bracket && !name_valid(host))
 		return address_error(err, text,
-				     strchr(host, ':') ? "an IPv6 address needs brackets"
-						       : "the host is empty or has odd characters");
+		                     strchr(host, ':') ? "an IPv6 address needs brackets"
+		                                       : "the host is empty or has odd characters");
 	*ret_v6 = bracket;
 	return 0;
 }
@@ -105,7 +105,7 @@ int loopback_address_check(const char *text, struct error *err)
 	if (!v6 && strcmp(host, "localhost") == 0)
 		return 0;
 	return error_set(err, -EINVAL,
-			 "expected a loopback address such as 127.0.0.1:9090, not \"%.128s\": the "
-			 "status interface has no access control of its own",
-			 text);
+	                 "expected a loopback address such as 127.0.0.1:9090, not \"%.128s\": the "
+	                 "status interface has no access control of its own",
+	                 text);
 }

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+# shellcheck shell=bash disable=SC2034 # the lists are used by those who source this
+#
 # Shared by demo.sh and check.sh (sourced): which Debian packages the project
 # needs, and what this machine and user can do.
 
@@ -40,7 +42,7 @@ packages_ensure() {
 
 # Can this user open a userfaultfd that serves kernel-mode faults, too?
 userfaultfd_usable() {
-	is_root || [ -r /dev/userfaultfd ] && [ -w /dev/userfaultfd ] ||
+	is_root || { [ -r /dev/userfaultfd ] && [ -w /dev/userfaultfd ]; } ||
 		[ "$(cat /proc/sys/vm/unprivileged_userfaultfd 2>/dev/null)" = 1 ]
 }
 

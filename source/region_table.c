@@ -224,7 +224,7 @@ int region_table_walk_gpa(const struct region_table *t, const struct poison_rang
 			  int (*fn)(uint64_t first, uint64_t count, void *user), void *user,
 			  struct error *err)
 {
-	uint64_t at, last;
+	uint64_t at = 0, last = 0;
 	int e = range_ends(range, &at, &last, err);
 
 	if (e < 0)

@@ -62,18 +62,17 @@ static inline void close_fd(int *fd)
 	})
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b)                       \
+/* Unique names, so that one may stand inside another without shadowing. */
+#define CONCAT_(x, y) x##y
+#define CONCAT(x, y) CONCAT_(x, y)
+#define PICK_(a, op, b, a_, b_)         \
 	({                              \
 		__typeof__(a) a_ = (a); \
 		__typeof__(b) b_ = (b); \
-		a_ < b_ ? a_ : b_;      \
+		a_ op b_ ? a_ : b_;     \
 	})
-#define MAX(a, b)                       \
-	({                              \
-		__typeof__(a) a_ = (a); \
-		__typeof__(b) b_ = (b); \
-		a_ > b_ ? a_ : b_;      \
-	})
+#define MIN(a, b) PICK_(a, <, b, CONCAT(min_a_, __COUNTER__), CONCAT(min_b_, __COUNTER__))
+#define MAX(a, b) PICK_(a, >, b, CONCAT(max_a_, __COUNTER__), CONCAT(max_b_, __COUNTER__))
 
 /* container_of for libevent and uthash callbacks. */
 #define CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))

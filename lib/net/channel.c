@@ -162,6 +162,7 @@ int channel_new(struct loop *loop, int fd, struct tls_context *tls, bool server,
 		return error_set(err, -ENOMEM, "no memory for a connection");
 	}
 	ch->fd = fd;
+	ch->write_budget = CHANNEL_WRITE_BYTES_PER_TURN;
 	ch->server = server;
 	ch->tls = tls_context_ref(tls);
 	r = channel_init(ch, options ? options : &defaults, err);
@@ -444,6 +445,12 @@ static void channel_turn(struct channel *ch, struct channel_guard *g)
 	}
 }
 
+static void guard_enter(struct channel *ch, struct channel_guard *g)
+{
+	ch->guard = g;
+	ch->write_budget = CHANNEL_WRITE_BYTES_PER_TURN;
+}
+
 static void guard_leave(struct channel *ch, struct channel_guard *g)
 {
 	if (g->freed)
@@ -459,7 +466,7 @@ static void on_readable(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	ch->guard = &g;
+	guard_enter(ch, &g);
 	tls_socket_arm(ch->ssl);
 	channel_turn(ch, &g);
 	guard_leave(ch, &g);
@@ -472,7 +479,7 @@ static void on_turn(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	ch->guard = &g;
+	guard_enter(ch, &g);
 	tls_socket_arm(ch->ssl);
 	if (ch->state == CHANNEL_READY && !ch->write_blocked)
 		channel_flush(ch);
@@ -489,7 +496,7 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	ch->guard = &g;
+	guard_enter(ch, &g);
 	if (ch->state == CHANNEL_READY) {
 		channel_flush(ch);
 		channel_settle_drained(ch, &g);
@@ -546,7 +553,7 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 	(void)what;
 	if (ch->state == CHANNEL_READY && idle_rearm(ch))
 		return;
-	ch->guard = &g;
+	guard_enter(ch, &g);
 	timer_explain(ch, &err);
 	channel_end(ch, &err);
 	guard_leave(ch, &g);

@@ -56,6 +56,7 @@ struct channel {
 	struct channel_buffer out;
 	size_t out_limit;
 	size_t reserved;
+	size_t write_budget; /* bytes that may still be written in this loop turn */
 	size_t low_water_bytes;
 	struct event read_event;
 	struct event write_event;
@@ -69,6 +70,9 @@ struct channel {
 	uint64_t bytes_sent;
 	char peer[ADDRESS_TEXT_MAX];
 };
+
+/* An owner that sends whenever there is room must not keep the loop from others. */
+#define CHANNEL_WRITE_BYTES_PER_TURN ((size_t)1024 * 1024)
 
 /* channel.c */
 void channel_schedule_turn(struct channel *ch);

@@ -29,6 +29,13 @@ static void write_failed(struct channel *ch, int ssl_error)
 	channel_schedule_turn(ch);
 }
 
+static void write_wait(struct channel *ch)
+{
+	ch->write_blocked = true;
+	if (ch->loop)
+		event_add(&ch->write_event, NULL);
+}
+
 /* TLS wants the socket: for room, or (never in TLS 1.3) for the peer's bytes. */
 static void write_stopped(struct channel *ch, int n)
 {
@@ -38,9 +45,8 @@ static void write_stopped(struct channel *ch, int n)
 		write_failed(ch, ssl_error);
 		return;
 	}
-	ch->write_blocked = ssl_error == SSL_ERROR_WANT_WRITE;
-	if (ch->write_blocked && ch->loop)
-		event_add(&ch->write_event, NULL);
+	if (ssl_error == SSL_ERROR_WANT_WRITE)
+		write_wait(ch);
 }
 
 void channel_flush(struct channel *ch)
@@ -54,6 +60,10 @@ void channel_flush(struct channel *ch)
 		size_t len = MIN(out->tail - out->head, (size_t)INT_MAX);
 		int n;
 
+		if (ch->write_budget == 0) {
+			write_wait(ch);
+			return;
+		}
 		ERR_clear_error();
 		n = SSL_write(ch->ssl, out->data + out->head, (int)len);
 		if (n <= 0) {
@@ -62,6 +72,7 @@ void channel_flush(struct channel *ch)
 		}
 		out->head += (size_t)n;
 		ch->bytes_sent += (uint64_t)n;
+		ch->write_budget -= MIN((size_t)n, ch->write_budget);
 	}
 	if (!ch->reserved)
 		out->head = out->tail = 0;
@@ -108,8 +119,8 @@ static void out_push(struct channel *ch)
 
 uint8_t *channel_reserve(struct channel *ch, size_t len)
 {
-	if (ch->state != CHANNEL_READY || ch->reserved || len == 0 || len > ch->out_limit ||
-	    !out_make_room(ch, len))
+	if (ch->state != CHANNEL_READY || ch->write_failed || ch->reserved || len == 0 ||
+	    len > ch->out_limit || !out_make_room(ch, len))
 		return NULL;
 	ch->reserved = len;
 	return ch->out.data + ch->out.tail;

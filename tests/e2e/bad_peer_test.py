@@ -127,7 +127,7 @@ def test_nothing_listens_there():
         m = bed.migration("ram0:memfd:4M")
         m.start(source="127.0.0.1:1")
         m.destination("--eager").wait_event("attached")
-        wait_until("the address is named", lambda: "127.0.0.1:1" in m.show()["state_text"] and
+        wait_until("the address is named", lambda: m.show()["peer"] == "127.0.0.1:1" and
                    "refused" in m.show()["state_text"].lower())
 
 

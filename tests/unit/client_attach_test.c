@@ -152,6 +152,7 @@ static void test_refusal_has_code_and_text(void **state)
 static void script_refuse_unread(struct fake *f)
 {
 	fake_ack(f, EACCES, "not for this user");
+	close_fd(&f->sock);
 }
 
 static void test_refusal_before_reading(void **state)

@@ -106,8 +106,8 @@ static void script_life(struct fake *f)
 	fake_ack(f, EBUSY, "a destination has taken 12 pages");
 	fake_receive(f, ATTACH_REQUEST_WITHDRAW);
 	FAKE_CHECK(f, f->request.withdraw.force);
-	fake_ack(f, 0, "");
 	fake_state(f, "withdrawn", "by the VMM", true);
+	fake_ack(f, 0, "");
 	fake_expect_close(f);
 }
 

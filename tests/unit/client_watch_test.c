@@ -190,6 +190,33 @@ static void test_unasked_answer(void **state)
 	finish(&f, h);
 }
 
+static void script_last_words(struct fake *f)
+{
+	export_accept(f);
+	fake_wait_go(f);
+	fake_state(f, "failed", "out of memory", true);
+	close_fd(&f->sock);
+	sem_post(&f->at);
+}
+
+/* What a daemon said before it closed counts, though sending to it fails first. */
+static void test_last_words_are_heard(void **state)
+{
+	struct fake f;
+	struct postcopy *h = export_start(&f, script_last_words);
+	struct postcopy_status status;
+
+	(void)state;
+	sem_post(&f.go);
+	sem_wait(&f.at);
+	assert_int_equal(postcopy_freeze(h, NULL, 0), -ECONNRESET);
+	postcopy_get_status(h, &status);
+	assert_int_equal(status.state, POSTCOPY_STATE_FAILED);
+	assert_string_equal(status.text, "out of memory");
+	assert_int_equal(status.connected, 0);
+	finish(&f, h);
+}
+
 static void script_steps(struct fake *f)
 {
 	export_accept(f);
@@ -246,6 +273,7 @@ int main(void)
 	        cmocka_unit_test(test_state_of_a_newer_daemon),
 	        cmocka_unit_test(test_daemon_dies_in_the_middle),
 	        cmocka_unit_test(test_unasked_answer),
+	        cmocka_unit_test(test_last_words_are_heard),
 	        cmocka_unit_test(test_event_loop),
 	};
 

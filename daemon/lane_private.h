@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of a lane share: lane.c (life, the main thread's orders),
+ * lane_urgent.c and lane_bulk.c (what runs on the two threads), lane_post.c
+ * (how the three threads talk to each other). Nobody else includes this.
+ */
+#ifndef DAEMON_LANE_PRIVATE_H
+#define DAEMON_LANE_PRIVATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "daemon/bulk_stream.h"
+#include "daemon/fault_path.h"
+#include "daemon/lane.h"
+#include "net/address.h"
+#include "wire/attach_message.h"
+
+enum order_kind {
+	ORDER_CONNECT,        /* main -> bulk: resolve */
+	ORDER_CONNECT_URGENT, /* bulk -> urgent */
+	ORDER_CONNECT_BULK,   /* urgent -> bulk */
+	ORDER_BULK_CONNECTED, /* bulk -> urgent */
+	ORDER_BULK_LOST,      /* bulk -> urgent */
+	ORDER_DISCONNECT,     /* main -> both, urgent -> bulk */
+	ORDER_BANDWIDTH,      /* main -> bulk */
+	ORDER_POISON,         /* main -> urgent */
+	ORDER_COMPLETE,       /* main -> urgent */
+};
+
+/* A message between the lane's threads. Belongs to the queue, so that none is lost at the end. */
+struct order {
+	struct order *next;
+	enum order_kind kind;
+	uint64_t generation;
+	struct error error;
+	bool retriable;
+	union {
+		char address[ADDRESS_TEXT_MAX];
+		struct addrinfo *resolved; /* ORDER_CONNECT_URGENT: the receiver's */
+		uint64_t bandwidth;
+		struct {
+			uint64_t first_unit, n_units;
+			enum ledger_reason reason;
+		} poison;
+		struct page_message complete;
+	};
+};
+
+struct lane_thread {
+	struct lane *lane;
+	struct loop *loop;
+	pthread_t thread;
+	bool started;
+	pthread_mutex_t lock; /* orders */
+	struct order *orders, **orders_tail;
+	void (*take_order)(struct lane *lane, struct order *o);
+};
+
+/* What a posted event points to: it may arrive when the lane is gone. */
+struct lane_handle {
+	_Atomic unsigned references;
+	struct lane *lane; /* main thread only; NULL after lane_free() */
+};
+
+struct lane {
+	struct loop *main_loop;
+	lane_event_fn on_event;
+	void *user;
+	struct lane_handle *handle;
+	uint32_t index;
+	int uffd;
+	int stop_fd;
+	struct lane_tuning tuning;
+	char *urgent_cpus, *bulk_cpus;
+
+	/* What a link needs. tls changes under tls_lock. */
+	struct source_link_params link;
+	uint8_t token[TOKEN_BYTES_MAX];
+	char peer_identity[PEER_IDENTITY_MAX];
+	pthread_mutex_t tls_lock;
+
+	struct region_table *regions; /* the main thread's */
+	struct region_table *urgent_regions, *bulk_regions;
+	struct stats urgent_stats, bulk_stats;
+	_Atomic uint64_t pages_left;
+	_Atomic uint64_t last_fault_page;
+	_Atomic bool poisoned_pending;
+	pthread_mutex_t remove_lock;
+	uint8_t *zeros;
+	uint64_t zeros_bytes;
+
+	struct lane_thread urgent, bulk;
+	struct fault_path *faults;  /* urgent thread's while it runs */
+	struct bulk_stream *stream; /* bulk thread's */
+
+	/* Counts connects and disconnects: what belongs to an older one is dropped. */
+	_Atomic uint64_t generation;
+
+	/* Urgent thread: the state of the two links. */
+	uint64_t urgent_generation;
+	struct addrinfo *address; /* handed to the bulk thread with CONNECT_BULK */
+	bool links_up;            /* none was lost in this generation */
+	bool bulk_connected;
+	struct lane_event connected; /* what CONNECTED will say */
+
+	/* Bulk thread. */
+	uint64_t bulk_generation;
+};
+
+/* ---- lane_post.c ---- */
+
+/* To the main thread. generation 0: of no connection, never dropped. Any thread. */
+void lane_post_event(struct lane *lane, uint64_t generation, const struct lane_event *event);
+void lane_post_warning(struct lane *lane, const struct error *err);
+void lane_handle_unref(struct lane_handle *h);
+
+/* Between the lane's threads. An order that was posted belongs to the queue. Any thread. */
+struct order *order_new(enum order_kind kind, uint64_t generation);
+void order_post(struct lane_thread *t, struct order *o);
+/* What is left when the thread has ended. */
+void orders_free(struct lane_thread *t);
+
+/* ---- lane_urgent.c, lane_bulk.c ---- */
+
+/* The thread's side of a lane: made on the main thread, before the thread starts. */
+int lane_urgent_make(struct lane *lane, const struct placer *placer);
+int lane_bulk_make(struct lane *lane, const struct placer *placer, uint64_t bandwidth);
+
+/* Start routines; arg is the lane. */
+void *lane_urgent_main(void *arg);
+void *lane_bulk_main(void *arg);
+
+/* What a link of this role needs; release with tls_context_unref(params.tls). */
+struct source_link_params lane_link_params(struct lane *lane, enum link_role role,
+                                           struct loop *loop);
+
+/* One address an attempt: a name with several is tried in turn. */
+const struct addrinfo *lane_pick_address(const struct addrinfo *list, uint64_t attempt);
+
+/* placer_callbacks.report of both threads; user is the lane. */
+void lane_on_report(enum placement_report what, uint64_t unit, const struct error *err, void *user);
+
+#endif

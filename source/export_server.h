@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The export socket: VMMs hand their memory over (proto/attach.proto). Main loop. */
+#ifndef SOURCE_EXPORT_SERVER_H
+#define SOURCE_EXPORT_SERVER_H
+
+#include <sys/types.h>
+
+#include "net/loop.h"
+#include "source/export_table.h"
+#include "source/peer_rule.h"
+
+struct export_server;
+
+int export_server_new(struct loop *loop, const char *path, mode_t mode,
+		      const struct peer_rule *rule, struct export_table *exports,
+		      struct export_server **ret, struct error *err);
+struct export_server *export_server_free(struct export_server *s); /* always NULL */
+
+/* For connections from now on. */
+void export_server_set_rule(struct export_server *s, const struct peer_rule *rule);
+
+#endif

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The attach socket, with real userfaultfds: what is refused, that a refusal
+ * costs the migration nothing and leaves the VMM's memory unregistered, and
+ * that the end of the VMM ends the migration.
+ */
+#include "daemon_fixture.h"
+
+#include <sys/wait.h>
+
+/* Attach on a fresh connection; expect this errno and text, and that nothing has happened. */
+static void refused(const struct fixture *f, const struct attach_request *request, const int *fds,
+                    size_t n_fds, int expected, const char *text)
+{
+	struct attach_reply reply = {0};
+	int sock = connect_to(f->attach);
+	char state[ATTACH_STATE_MAX];
+
+	attach_send(sock, request, fds, n_fds);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.type, ATTACH_REPLY_ACK);
+	if (reply.error != expected || !strstr(reply.text, text))
+		fail_msg("expected %s and \"%s\", got %s: %s", strerror(expected), text,
+		         strerror(reply.error), reply.text);
+	close(sock);
+	assert_string_equal(state_of(f, 1, state), "setup");
+}
+
+struct bad_attach {
+	const struct fixture *f;
+	void *memory;
+	int uffd;
+	struct attach_region regions[2];
+	struct attach_request request;
+};
+
+/* A good attach with one region, for a test to spoil. */
+static struct bad_attach good_attach(void **state)
+{
+	struct bad_attach b = {.f = *state, .memory = map_anonymous(), .uffd = uffd_open()};
+
+	assert_true(b.uffd >= 0);
+	start_migration(b.f, 1);
+	b.regions[0] = anonymous_region(b.memory);
+	b.request = attach_request_for(1, NULL, 1);
+	return b;
+}
+
+static void expect(struct bad_attach *b, int expected, const char *text)
+{
+	b->request.attach.regions = b->regions;
+	refused(b->f, &b->request, &b->uffd, 1, expected, text);
+}
+
+static void done(struct bad_attach *b)
+{
+	close(b->uffd);
+	munmap(b->memory, REGION_BYTES);
+}
+
+/* Promise: an attach without, with too many or with too few descriptors is named as that. */
+static void test_descriptor_counts(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	int many[3] = {b.uffd, b.uffd, b.uffd};
+
+	b.request.attach.regions = b.regions;
+	refused(b.f, &b.request, NULL, 0, EINVAL, "no descriptor came");
+	refused(b.f, &b.request, many, 3, EINVAL, "3 descriptors came");
+	b.request.attach.n_uffds = 2;
+	refused(b.f, &b.request, many, 1, EINVAL, "1 descriptors came");
+	done(&b);
+}
+
+/* Promise: another kind of file in a userfaultfd's or memory file's place is named. */
+static void test_descriptor_kinds(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	int memory_file = memfd_create("m", MFD_CLOEXEC), pipes[2];
+
+	assert_int_equal(pipe(pipes), 0);
+	b.request.attach.regions = b.regions;
+	refused(b.f, &b.request, &memory_file, 1, EINVAL, "descriptor 0 is not a userfaultfd");
+	b.regions[0].has_fd = true;
+	refused(b.f, &b.request, (int[]){b.uffd, pipes[0]}, 2, EINVAL,
+	        "descriptor 1 is not a memory file");
+	/* The memory file is there, but too small. */
+	refused(b.f, &b.request, (int[]){b.uffd, memory_file}, 2, EINVAL,
+	        "its memory file has 0 bytes");
+	close(memory_file);
+	close(pipes[0]);
+	close(pipes[1]);
+	done(&b);
+}
+
+/* Promise: who is not told of a migration or its token cannot attach to it. */
+static void test_identity(void **state)
+{
+	struct bad_attach b = good_attach(state);
+
+	b.request.migration_id = test_id(2);
+	expect(&b, ENOKEY, "start it first with postcopyctl start");
+	b.request.migration_id = test_id(1);
+	b.request.token[3] ^= 1;
+	expect(&b, EKEYREJECTED, "wrong token");
+	b.request.token[3] ^= 1;
+	b.request.token[b.request.token_len++] = 'x'; /* right, and one more */
+	expect(&b, EKEYREJECTED, "wrong token");
+	b.request.token_len = 16;
+	b.request.version = 99;
+	expect(&b, EPROTONOSUPPORT, "version 99");
+	done(&b);
+}
+
+/* Promise: region tables that make no sense are refused with the region's name. */
+static void test_regions(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	const struct attach_region good = b.regions[0];
+
+	b.regions[0].hva.addr += 8;
+	expect(&b, EINVAL, "ram");
+	b.regions[0] = good;
+	b.regions[0].length_bytes = UINT64_MAX - 4095;
+	expect(&b, EINVAL, "ram");
+	b.regions[0] = good;
+	b.regions[0].page_size_bytes = 12288;
+	expect(&b, EBADMSG, "power of two");
+	b.regions[0] = good;
+	b.regions[0].uffd = 1;
+	expect(&b, EBADMSG, "expected an index below");
+	b.regions[0] = good;
+	b.regions[1] = good;
+	strcpy(b.regions[1].name, "more");
+	b.regions[1].hva.addr += REGION_BYTES / 2;
+	b.regions[1].gpa.addr += REGION_BYTES;
+	b.request.attach.n_regions = 2;
+	expect(&b, EINVAL, "overlap");
+	b.regions[1] = good;
+	strcpy(b.regions[1].name, "more");
+	b.regions[1].hva.addr += REGION_BYTES;
+	expect(&b, EINVAL, "overlap");
+	done(&b);
+}
+
+/* Promise: memory that is not mapped, or of another process's making, is refused. */
+static void test_unmapped(void **state)
+{
+	struct bad_attach b = good_attach(state);
+
+	munmap(b.memory, REGION_BYTES);
+	expect(&b, EINVAL, "region ram: register");
+	close(b.uffd);
+}
+
+/* Promise: mode minor that could read holes as zeros, or cannot work, is refused. */
+static void test_minor(void **state)
+{
+	struct bad_attach b = good_attach(state);
+
+	b.regions[0].mode = UFFD_MODE_MINOR;
+	expect(&b, EINVAL, "mode minor needs a shared memfd");
+	b.regions[0].backing = BACKING_MEMFD;
+	expect(&b, EINVAL, "mode minor needs the memory file");
+	b.regions[0].backing = BACKING_HUGETLB;
+	expect(&b, ENOTSUP, "not supported for hugetlb");
+	done(&b);
+}
+
+/* Promise: what a refused attach had registered is not registered any more. */
+static void test_undone(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	struct uffdio_range range = {(uintptr_t)b.memory, REGION_BYTES};
+
+	b.regions[1] = b.regions[0];
+	strcpy(b.regions[1].name, "hole");
+	b.regions[1].gpa.addr += REGION_BYTES;
+	b.regions[1].hva.addr = 0x10000; /* below anything that is mapped */
+	b.request.attach.n_regions = 2;
+	expect(&b, EINVAL, "region hole: register");
+	/* Still registered, this would wait for ever for a daemon that has let go of it. */
+	assert_int_equal(*(volatile char *)b.memory, 0);
+	assert_true(ioctl(b.uffd, UFFDIO_WAKE, &range) == 0);
+	done(&b);
+}
+
+/* Promise: bytes that are no request are answered, and only this connection ends. */
+static void test_garbage(void **state)
+{
+	struct fixture *f = *state;
+	struct attach_reply reply = {0};
+	int sock = connect_to(f->attach);
+	uint8_t *buf;
+	size_t len;
+
+	start_migration(f, 1);
+	assert_int_equal(fdpass_send_message(sock, "\xff\xff\xff\xff", 4, NULL, 0), 0);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.type, ATTACH_REPLY_ACK);
+	assert_int_equal(reply.error, EBADMSG);
+	assert_int_equal(fdpass_recv_message(sock, &buf, &len, NULL, 0, NULL, ANSWER_TIMEOUT_US),
+	                 -ECONNRESET);
+	close(sock);
+	/* An export belongs to the other daemon. */
+	struct attach_request freeze = {.type = ATTACH_REQUEST_FREEZE};
+
+	refused(f, &freeze, NULL, 0, ENOTSUP, "postcopy-sourced");
+	sock = connect_to(f->attach);
+	assert_int_equal(write(sock, "\xff\xff\xff\x7f", 4), 4); /* 2 GiB announced */
+	assert_int_equal(fdpass_recv_message(sock, &buf, &len, NULL, 0, NULL, ANSWER_TIMEOUT_US),
+	                 -ECONNRESET);
+	close(sock);
+	char text[ATTACH_STATE_MAX];
+
+	assert_string_equal(state_of(f, 1, text), "setup");
+}
+
+/* Promise: a good attach is answered, then the state is told; a second one is refused. */
+static void test_attach_twice(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	struct attach_reply reply = {0};
+	int sock = connect_to(b.f->attach), other = connect_to(b.f->attach);
+	struct control_request cancel = simple_request(CONTROL_REQUEST_CANCEL, 1);
+	struct control_response response = {0};
+
+	b.request.attach.regions = b.regions;
+	attach_send(sock, &b.request, &b.uffd, 1);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.type, ATTACH_REPLY_ACK);
+	if (reply.error)
+		fail_msg("%s", reply.text);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.type, ATTACH_REPLY_STATE);
+	assert_string_equal(reply.state, "active");
+	attach_send(other, &b.request, &b.uffd, 1);
+	attach_recv(other, &reply);
+	assert_int_equal(reply.error, EBUSY);
+	assert_non_null(strstr(reply.text, "two attaches for one migration"));
+
+	/* The guest would lose its memory: only by force. */
+	control_refused(b.f, &cancel, EBUSY, "65536 bytes");
+	cancel.cancel.force = true;
+	control_call(b.f, &cancel, &response);
+	assert_string_equal(response.migrations->state, "cancelled");
+	control_response_free(&response);
+	do
+		attach_recv(sock, &reply);
+	while (!reply.final);
+	assert_string_equal(reply.state, "cancelled");
+	close(sock);
+	close(other);
+	done(&b);
+}
+
+/* A VMM that attaches and ends when told to. Never returns. */
+static void vmm_process(const char *path, int go)
+{
+	void *memory = map_anonymous();
+	struct attach_region region = anonymous_region(memory);
+	struct attach_request request = attach_request_for(1, &region, 1);
+	struct attach_reply reply = {0};
+	struct error error;
+	int uffd = uffd_open(), sock;
+	char byte;
+
+	if (read(go, &byte, 1) != 1)
+		_exit(1);
+	sock = unix_connect(path, &error);
+	attach_send(sock, &request, &uffd, 1);
+	attach_recv(sock, &reply);
+	_exit(reply.error || read(go, &byte, 1) != 1 ? 1 : 0);
+}
+
+/* Promise: when the VMM ends, so does its migration, and watchers are told why. */
+static void test_vmm_exit(void **state)
+{
+	int go[2], status;
+	pid_t pid;
+
+	assert_int_equal(pipe(go), 0);
+	fflush(stdout);
+	pid = fork(); /* before the daemon's threads are there */
+	if (pid == 0) {
+		char path[PKI_PATH_MAX];
+
+		if (read(go[0], path, sizeof(path)) != sizeof(path))
+			_exit(1);
+		vmm_process(path, go[0]);
+	}
+	assert_int_equal(fixture_setup(state), 0);
+	struct fixture *f = *state;
+	struct control_request watch = simple_request(CONTROL_REQUEST_WATCH, 1);
+	struct control_response event = {0};
+	int sock = connect_to(f->control);
+
+	start_migration(f, 1);
+	control_send(sock, &watch);
+	control_recv(sock, &event);
+	assert_int_equal(event.error, 0);
+	control_response_free(&event);
+	assert_int_equal(write(go[1], f->attach, sizeof(f->attach)), sizeof(f->attach));
+	assert_int_equal(write(go[1], "ab", 2), 2); /* attach, then end */
+	for (bool ended = false; !ended;) {
+		memset(&event, 0, sizeof(event));
+		control_recv(sock, &event);
+		ended = strcmp(event.migrations->state, "failed") == 0;
+		if (ended)
+			assert_non_null(strstr(event.migrations->state_text, "VMM exited"));
+		control_response_free(&event);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	close(sock);
+	close(go[0]);
+	close(go[1]);
+	fixture_teardown(state);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(test_vmm_exit),
+#define WITH_DAEMON(fn) cmocka_unit_test_setup_teardown(fn, fixture_setup, fixture_teardown)
+	        WITH_DAEMON(test_descriptor_counts),
+	        WITH_DAEMON(test_descriptor_kinds),
+	        WITH_DAEMON(test_identity),
+	        WITH_DAEMON(test_regions),
+	        WITH_DAEMON(test_unmapped),
+	        WITH_DAEMON(test_minor),
+	        WITH_DAEMON(test_undone),
+	        WITH_DAEMON(test_garbage),
+	        WITH_DAEMON(test_attach_twice),
+	};
+
+	if (require_uffd() < 0)
+		return 77;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
