@@ -20,10 +20,8 @@ const char *format_latency(char *buf, size_t buf_len, uint64_t ns)
 
 double migration_fraction(const struct control_migration *m)
 {
-	if (m->memory_total == 0)
-		return 1;
 	if (m->memory_remaining >= m->memory_total)
-		return 0;
+		return 0; /* also before a VMM has attached: nothing is known yet */
 	return 1 - (double)m->memory_remaining / (double)m->memory_total;
 }
 

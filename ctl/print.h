@@ -20,7 +20,7 @@ void json_print_probe(FILE *out, const struct probe_report *report);
 /* "41 us", "3.1 ms", "-" for 0: into buf (24 bytes), returned. */
 const char *format_latency(char *buf, size_t buf_len, uint64_t ns);
 
-/* Of memory_total, what no longer has to come: 0..1. 1 for empty memory. */
+/* Of memory_total, what no longer has to come: 0..1. */
 double migration_fraction(const struct control_migration *m);
 
 #endif

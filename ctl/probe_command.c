@@ -10,16 +10,20 @@
 #include "ctl/probe.h"
 #include "ctl/request.h"
 
+static bool poison_works_for(const struct control_probe_result *results, size_t n,
+                             const char *memory)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(results[i].memory, memory) == 0 && strcmp(results[i].poison, "yes") == 0)
+			return true;
+	return false;
+}
+
+/* A daemon has no scratch memory to try with, and may know it for "any" memory only. */
 static bool poison_works(const struct control_probe_result *results, size_t n)
 {
-	size_t good = 0;
-
-	for (size_t i = 0; i < n; i++)
-		if (strcmp(results[i].poison, "yes") == 0 &&
-		    (strcmp(results[i].memory, "anonymous") == 0 ||
-		     strcmp(results[i].memory, "memfd") == 0))
-			good++;
-	return good == 2;
+	return poison_works_for(results, n, "any") ||
+	       (poison_works_for(results, n, "anonymous") && poison_works_for(results, n, "memfd"));
 }
 
 static enum exit_code daemon_ask(const struct invocation *inv, struct probe_report *ret)

@@ -21,9 +21,9 @@
 #include "source/link.h"
 
 static const char *const state_names[] = {
-	[EXPORT_EXPORTED] = "exported", [EXPORT_FROZEN] = "frozen",
-	[EXPORT_SERVING] = "serving",   [EXPORT_RELEASED] = "released",
-	[EXPORT_FAILED] = "failed",     [EXPORT_WITHDRAWN] = "withdrawn",
+        [EXPORT_EXPORTED] = "exported", [EXPORT_FROZEN] = "frozen",
+        [EXPORT_SERVING] = "serving",   [EXPORT_RELEASED] = "released",
+        [EXPORT_FAILED] = "failed",     [EXPORT_WITHDRAWN] = "withdrawn",
 };
 _Static_assert(ARRAY_SIZE(state_names) == EXPORT_STATES_, "a state has no name");
 
@@ -32,12 +32,12 @@ _Static_assert(ARRAY_SIZE(state_names) == EXPORT_STATES_, "a state has no name")
 
 /* From each state, where it may go. */
 static const unsigned allowed[] = {
-	[EXPORT_EXPORTED] = BIT(EXPORT_FROZEN) | BITS_END,
-	[EXPORT_FROZEN] = BIT(EXPORT_SERVING) | BIT(EXPORT_RELEASED) | BITS_END,
-	[EXPORT_SERVING] = BIT(EXPORT_RELEASED) | BITS_END,
-	[EXPORT_RELEASED] = 0,
-	[EXPORT_FAILED] = 0,
-	[EXPORT_WITHDRAWN] = 0,
+        [EXPORT_EXPORTED] = BIT(EXPORT_FROZEN) | BITS_END,
+        [EXPORT_FROZEN] = BIT(EXPORT_SERVING) | BIT(EXPORT_RELEASED) | BITS_END,
+        [EXPORT_SERVING] = BIT(EXPORT_RELEASED) | BITS_END,
+        [EXPORT_RELEASED] = 0,
+        [EXPORT_FAILED] = 0,
+        [EXPORT_WITHDRAWN] = 0,
 };
 _Static_assert(ARRAY_SIZE(allowed) == EXPORT_STATES_, "a state has no transitions");
 
@@ -109,7 +109,7 @@ static void announce(struct export *e)
 		e->ended_ns = clock_monotonic_ns();
 	export_state_text(e, text, sizeof(text));
 	log_migration(state == EXPORT_FAILED ? LOG_ERR : LOG_INFO, e->id_text, "export is %s%s%s",
-		      export_state_name(state), text[0] ? ": " : "", text);
+	              export_state_name(state), text[0] ? ": " : "", text);
 	export_ref(e); /* trimming may drop the table's reference */
 	export_table_changed(e->table, e);
 	wake_links(e, false);
@@ -151,7 +151,7 @@ static int ended_error(struct export *e, struct error *err)
 
 	export_state_text(e, text, sizeof(text));
 	return error_set(err, -ESHUTDOWN, "export %s is %s%s%.200s", e->id_text,
-			 export_state_name(state), text[0] ? ": " : "", text);
+	                 export_state_name(state), text[0] ? ": " : "", text);
 }
 
 int export_freeze(struct export *e, struct error *err)
@@ -175,12 +175,12 @@ int export_withdraw(struct export *e, bool force, const char *who, struct error 
 		return 0;
 	if (export_state(e) == EXPORT_SERVING)
 		return error_set(err, -EBUSY,
-				 "a destination has taken %" PRIu64
-				 " pages of export %s: its guest would lose the rest; use force if "
-				 "that guest is to be given up",
-				 atomic_load(&e->stats.pages_urgent) +
-					 atomic_load(&e->stats.pages_stream),
-				 e->id_text);
+		                 "a destination has taken %" PRIu64
+		                 " pages of export %s: its guest would lose the rest; use force if "
+		                 "that guest is to be given up",
+		                 atomic_load(&e->stats.pages_urgent) +
+		                         atomic_load(&e->stats.pages_stream),
+		                 e->id_text);
 	return ended_error(e, err);
 }
 
@@ -194,15 +194,15 @@ static int report_piece(uint64_t first, uint64_t count, void *user)
 {
 	struct report *report = user;
 	uint64_t added = 0;
-	int r = poison_set_add(report->e->poison, first, count, POISON_REASON_REPORTED,
-			       report->by, &added);
+	int r = poison_set_add(report->e->poison, first, count, POISON_REASON_REPORTED, report->by,
+	                       &added);
 
 	report->added += added;
 	return r;
 }
 
 int export_report_poison(struct export *e, const struct poison_range *ranges, size_t n_ranges,
-			 enum poison_reporter by, struct error *err)
+                         enum poison_reporter by, struct error *err)
 {
 	struct report report = {.e = e, .by = by};
 	int r = 0;
@@ -218,7 +218,7 @@ int export_report_poison(struct export *e, const struct poison_range *ranges, si
 		r = region_table_walk_gpa(e->regions, &ranges[i], report_piece, &report, err);
 	if (report.added > 0) {
 		log_migration(LOG_WARNING, e->id_text, "%" PRIu64 " pages reported lost by %s",
-			      report.added, poison_reporter_name(by));
+		              report.added, poison_reporter_name(by));
 		wake_links(e, true);
 	}
 	return r;
@@ -233,8 +233,8 @@ void export_exporter_left(struct export *e)
 		return;
 	}
 	log_migration(LOG_WARNING, e->id_text,
-		      "the exporter (%s) has hung up; its memory is still readable, going on",
-		      e->exporter);
+	              "the exporter (%s) has hung up; its memory is still readable, going on",
+	              e->exporter);
 }
 
 void export_link_joined(struct export *e, const char *peer)
@@ -291,13 +291,13 @@ int export_read_error(struct export *e, uint64_t first, uint64_t count)
 {
 	uint64_t added = 0;
 	int r = poison_set_add(e->poison, first, count, POISON_REASON_READ_ERROR, POISON_BY_READ,
-			       &added);
+	                       &added);
 
 	if (added > 0) {
 		log_migration(LOG_WARNING, e->id_text,
-			      "pages %" PRIu64 " + %" PRIu64
-			      " cannot be read: lost to a memory error",
-			      first, count);
+		              "pages %" PRIu64 " + %" PRIu64
+		              " cannot be read: lost to a memory error",
+		              first, count);
 		post_once(e, &e->poison_posted, on_poison_posted);
 	}
 	return r;

@@ -58,7 +58,8 @@ struct export_stats {
 struct export_table;
 struct link;
 
-struct export {
+struct export
+{
 	struct uuid id;
 	char id_text[UUID_TEXT_LEN];
 	uint8_t token[TOKEN_BYTES_MAX]; /* wiped with the object: Complete may be repeated */
@@ -81,12 +82,12 @@ struct export {
 	struct export_table *table;
 	unsigned refs; /* the table, each link, the exporter's connection */
 	enum export_state announced;
-	char exporter[64]; /* "pid 12 uid 0", for people */
+	char exporter[64];                       /* "pid 12 uid 0", for people */
 	struct link *links[2][EXPORT_LANES_MAX]; /* [role - 1][lane] */
-	unsigned n_links; /* also those that are just ending */
-	char peer[EXPORT_PEER_MAX]; /* of the newest link */
-	uint64_t started_us; /* since the epoch */
-	uint64_t started_ns; /* monotonic, as the next */
+	unsigned n_links;                        /* also those that are just ending */
+	char peer[EXPORT_PEER_MAX];              /* of the newest link */
+	uint64_t started_us;                     /* since the epoch */
+	uint64_t started_ns;                     /* monotonic, as the next */
 	uint64_t ended_ns;
 	UT_hash_handle hh;
 };
@@ -106,7 +107,7 @@ int export_withdraw(struct export *e, bool force, const char *who, struct error 
 
 /* Main loop: these pages are lost. All ranges are checked before any is taken over. */
 int export_report_poison(struct export *e, const struct poison_range *ranges, size_t n_ranges,
-			 enum poison_reporter by, struct error *err);
+                         enum poison_reporter by, struct error *err);
 
 /* Main loop: the process that exported it has hung up. */
 void export_exporter_left(struct export *e);

@@ -53,7 +53,7 @@ static void send_reply(struct exporter *x, const struct attach_reply *reply)
 		r = ipc_send(x->ipc, buf, len);
 	if (r < 0 && r != -ENOTCONN) {
 		log_warning("pid %d does not take its messages: %s; closing it", (int)x->peer.pid,
-			    strerror(-r));
+		            strerror(-r));
 		ipc_close_after_flush(x->ipc);
 	}
 }
@@ -84,44 +84,43 @@ static void on_export_changed(struct export *e, void *user)
 	struct export_server *s = user;
 	struct exporter *x;
 
-	DL_FOREACH(s->exporters, x)
-	{
+	DL_FOREACH (s->exporters, x) {
 		if (x->export == e)
 			send_state(x);
 	}
 }
 
 static int do_export(struct exporter *x, const struct attach_request *q, int *fds, size_t n_fds,
-		     struct error *err)
+                     struct error *err)
 {
 	char who[64];
 	struct export_params params = {
-		.id = &q->migration_id,
-		.token = q->token,
-		.token_len = q->token_len,
-		.peer_identity = q->export.peer_identity,
-		.regions = q->export.regions,
-		.n_regions = q->export.n_regions,
-		.exporter = who,
+	        .id = &q->migration_id,
+	        .token = q->token,
+	        .token_len = q->token_len,
+	        .peer_identity = q->export.peer_identity,
+	        .regions = q->export.regions,
+	        .n_regions = q->export.n_regions,
+	        .exporter = who,
 	};
 
 	(void)snprintf(who, sizeof(who), "pid %d uid %u", (int)x->peer.pid, (unsigned)x->peer.uid);
 	if (x->export)
 		return error_set(err, -EEXIST,
-				 "this connection has exported migration %s already: use another "
-				 "connection",
-				 x->export->id_text);
+		                 "this connection has exported migration %s already: use another "
+		                 "connection",
+		                 x->export->id_text);
 	if (q->version != ATTACH_PROTOCOL_VERSION)
 		return error_set(err, -EPROTONOSUPPORT,
-				 "libpostcopy speaks version %u of the protocol, expected %d",
-				 (unsigned)q->version, ATTACH_PROTOCOL_VERSION);
+		                 "libpostcopy speaks version %u of the protocol, expected %d",
+		                 (unsigned)q->version, ATTACH_PROTOCOL_VERSION);
 	if (tls_identity_validate(q->export.peer_identity, err) < 0)
 		return error_prefix(err, "peer identity");
 	return export_table_add(x->server->exports, &params, fds, n_fds, &x->export, err);
 }
 
 static int do_request(struct exporter *x, const struct attach_request *q, int *fds, size_t n_fds,
-		      struct error *err)
+                      struct error *err)
 {
 	char who[64];
 
@@ -129,7 +128,7 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 		return do_export(x, q, fds, n_fds, err);
 	if (q->type == ATTACH_REQUEST_ATTACH)
 		return error_set(err, -EOPNOTSUPP,
-				 "this is postcopy-sourced: Attach belongs to postcopyd's socket");
+		                 "this is postcopy-sourced: Attach belongs to postcopyd's socket");
 	if (!x->export)
 		return error_set(err, -EINVAL, "nothing is exported on this connection yet");
 	switch (q->type) {
@@ -137,7 +136,7 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 		return export_freeze(x->export, err);
 	case ATTACH_REQUEST_REPORT_POISON:
 		return export_report_poison(x->export, q->report_poison.ranges,
-					    q->report_poison.n_ranges, POISON_BY_VMM, err);
+		                            q->report_poison.n_ranges, POISON_BY_VMM, err);
 	case ATTACH_REQUEST_WITHDRAW:
 		(void)snprintf(who, sizeof(who), "the VMM (pid %d)", (int)x->peer.pid);
 		return export_withdraw(x->export, q->withdraw.force, who, err);
@@ -147,7 +146,7 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 }
 
 static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, int *fds,
-		      size_t n_fds, struct error *err, void *user)
+                      size_t n_fds, struct error *err, void *user)
 {
 	struct exporter *x = user;
 	struct attach_request q = {0};
@@ -166,7 +165,7 @@ static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, 
 		send_state(x);
 	if (r < 0)
 		log_warning("request of pid %d uid %u refused: %s", (int)x->peer.pid,
-			    (unsigned)x->peer.uid, why.text);
+		            (unsigned)x->peer.uid, why.text);
 	explicit_bzero(q.token, sizeof(q.token));
 	attach_request_free(&q);
 	return 0;
@@ -187,7 +186,7 @@ static void on_closed(struct ipc_connection *c, const struct error *err, void *u
 static struct exporter *exporter_new(struct export_server *s, int fd, const struct ucred *peer)
 {
 	static const struct ipc_callbacks callbacks = {.on_message = on_message,
-						       .on_closed = on_closed};
+	                                               .on_closed = on_closed};
 	struct exporter *x = calloc(1, sizeof(*x));
 
 	if (!x) {
@@ -228,8 +227,8 @@ static void on_accept(int fd, void *user)
 }
 
 int export_server_new(struct loop *loop, const char *path, mode_t mode,
-		      const struct peer_rule *rule, struct export_table *exports,
-		      struct export_server **ret, struct error *err)
+                      const struct peer_rule *rule, struct export_table *exports,
+                      struct export_server **ret, struct error *err)
 {
 	struct export_server *s = calloc(1, sizeof(*s));
 	int fd;
@@ -260,8 +259,8 @@ struct export_server *export_server_free(struct export_server *s)
 	if (!s)
 		return NULL;
 	ipc_listener_free(s->listener);
-	DL_FOREACH_SAFE(s->exporters, x, next)
-	exporter_release(x);
+	DL_FOREACH_SAFE (s->exporters, x, next)
+		exporter_release(x);
 	free(s);
 	return NULL;
 }

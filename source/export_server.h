@@ -12,8 +12,8 @@
 struct export_server;
 
 int export_server_new(struct loop *loop, const char *path, mode_t mode,
-		      const struct peer_rule *rule, struct export_table *exports,
-		      struct export_server **ret, struct error *err);
+                      const struct peer_rule *rule, struct export_table *exports,
+                      struct export_server **ret, struct error *err);
 struct export_server *export_server_free(struct export_server *s); /* always NULL */
 
 /* For connections from now on. */

@@ -14,7 +14,7 @@
 #include "core/log.h"
 
 int export_table_new(struct loop *loop, const struct export_limits *limits,
-		     struct export_table **ret)
+                     struct export_table **ret)
 {
 	struct export_table *t = calloc(1, sizeof(*t));
 
@@ -38,7 +38,7 @@ struct export_table *export_table_free(struct export_table *t)
 
 	if (!t)
 		return NULL;
-	HASH_ITER(hh, t->by_id, e, next)
+	HASH_ITER (hh, t->by_id, e, next)
 		table_remove(t, e);
 	free(t);
 	return NULL;
@@ -63,8 +63,7 @@ void export_table_trim(struct export_table *t)
 		struct export *e, *next, *oldest = NULL;
 		unsigned n = 0;
 
-		HASH_ITER(hh, t->by_id, e, next)
-		{
+		HASH_ITER (hh, t->by_id, e, next) {
 			if (!export_state_final(e->announced) || e->n_links > 0)
 				continue;
 			n++;
@@ -77,8 +76,7 @@ void export_table_trim(struct export_table *t)
 	}
 }
 
-static int check_room(struct export_table *t, const struct export_params *params,
-		      struct error *err)
+static int check_room(struct export_table *t, const struct export_params *params, struct error *err)
 {
 	struct export *e, *next;
 	unsigned alive = 0;
@@ -86,16 +84,16 @@ static int check_room(struct export_table *t, const struct export_params *params
 	e = export_table_find(t, params->id);
 	if (e && !export_state_final(export_state(e)))
 		return error_set(err, -EEXIST,
-				 "migration %s is exported already (by %s): withdraw that export "
-				 "first, or use another id",
-				 e->id_text, e->exporter);
-	HASH_ITER(hh, t->by_id, e, next)
+		                 "migration %s is exported already (by %s): withdraw that export "
+		                 "first, or use another id",
+		                 e->id_text, e->exporter);
+	HASH_ITER (hh, t->by_id, e, next)
 		alive += !export_state_final(export_state(e));
 	if (alive >= t->limits.exports)
 		return error_set(err, -ENOSPC,
-				 "%u exports are alive, and no more are allowed (limit exports of "
-				 "postcopy-sourced)",
-				 alive);
+		                 "%u exports are alive, and no more are allowed (limit exports of "
+		                 "postcopy-sourced)",
+		                 alive);
 	return 0;
 }
 
@@ -124,7 +122,7 @@ static void table_insert(struct export_table *t, struct export *e)
 }
 
 int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
-		     size_t n_fds, struct export **ret, struct error *err)
+                     size_t n_fds, struct export **ret, struct error *err)
 {
 	struct export *e;
 	int r = check_room(t, params, err);
@@ -137,19 +135,19 @@ int export_table_add(struct export_table *t, const struct export_params *params,
 	e->refs = 1;
 	pthread_mutex_init(&e->lock, NULL);
 	fill(e, t, params);
-	r = region_table_new(params->regions, params->n_regions, fds, n_fds,
-			     t->limits.export_bytes, &e->regions, err);
+	r = region_table_new(params->regions, params->n_regions, fds, n_fds, t->limits.export_bytes,
+	                     &e->regions, err);
 	if (r == 0 && poison_set_new(e->regions->n_pages, &e->poison) < 0)
 		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
-			      (unsigned long long)e->regions->n_pages);
+		              (unsigned long long)e->regions->n_pages);
 	if (r < 0) {
 		export_unref(e);
 		return r;
 	}
 	table_insert(t, e);
 	log_migration(LOG_INFO, e->id_text, "exported by %s for %s: %zu regions, %llu pages",
-		      e->exporter, e->peer_identity, e->regions->n_regions,
-		      (unsigned long long)e->regions->n_pages);
+	              e->exporter, e->peer_identity, e->regions->n_regions,
+	              (unsigned long long)e->regions->n_pages);
 	*ret = e;
 	return 0;
 }
@@ -163,14 +161,14 @@ struct export *export_table_find(const struct export_table *t, const struct uuid
 }
 
 int export_table_get(const struct export_table *t, const struct uuid *id, struct export **ret,
-		     struct error *err)
+                     struct error *err)
 {
 	char text[UUID_TEXT_LEN];
 	struct export *e = export_table_find(t, id);
 
 	if (!e)
 		return error_set(err, -ENOENT, "there is no export of migration %s here",
-				 uuid_format(id, text));
+		                 uuid_format(id, text));
 	*ret = e;
 	return 0;
 }

@@ -7,9 +7,9 @@
 #include "source/export.h"
 
 struct export_limits {
-	unsigned exports;       /* that are not ended */
-	unsigned ended;         /* kept to be shown, and to answer a repeated Complete */
-	uint64_t export_bytes;  /* of one export */
+	unsigned exports;      /* that are not ended */
+	unsigned ended;        /* kept to be shown, and to answer a repeated Complete */
+	uint64_t export_bytes; /* of one export */
 };
 
 /* What a client says about an export. */
@@ -40,7 +40,7 @@ struct export_table {
 };
 
 int export_table_new(struct loop *loop, const struct export_limits *limits,
-		     struct export_table **ret);
+                     struct export_table **ret);
 /* No link may be left. Always NULL. */
 struct export_table *export_table_free(struct export_table *t);
 
@@ -53,14 +53,14 @@ void export_table_observe(struct export_table *t, export_observer_fn fn, void *u
  * parameters. The caller has a reference.
  */
 int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
-		     size_t n_fds, struct export **ret, struct error *err);
+                     size_t n_fds, struct export **ret, struct error *err);
 
 /* NULL when there is none; no reference. */
 struct export *export_table_find(const struct export_table *t, const struct uuid *id);
 
 /* The same with -ENOENT and a text. */
 int export_table_get(const struct export_table *t, const struct uuid *id, struct export **ret,
-		     struct error *err);
+                     struct error *err);
 
 /* For export.c: tell observers; forget the oldest ended ones. */
 void export_table_changed(struct export_table *t, struct export *e);

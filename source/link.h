@@ -57,9 +57,9 @@ struct link {
 };
 
 struct links_options {
-	unsigned max;               /* all links together */
-	uint64_t stream_bandwidth;  /* bytes a second for each stream; 0: no limit */
-	bool urgent_realtime;       /* ask for SCHED_FIFO */
+	unsigned max;              /* all links together */
+	uint64_t stream_bandwidth; /* bytes a second for each stream; 0: no limit */
+	bool urgent_realtime;      /* ask for SCHED_FIFO */
 };
 
 /* Main loop. */
@@ -75,14 +75,14 @@ unsigned links_count(const struct links *ls);
  * certificate is replaced. On failure *ret_code is what to tell the peer.
  */
 int links_accept(struct links *ls, struct export *e, enum link_role role, unsigned lane,
-		 struct channel *channel, enum wire_error_code *ret_code, struct error *err);
+                 struct channel *channel, enum wire_error_code *ret_code, struct error *err);
 
 /* Main loop: the export changed, have a look. */
 void link_wake(struct link *link);
 
 /* Its own thread. Say why and close; ignored when it is closing already. */
 void link_fail(struct link *link, enum wire_error_code code, const char *fmt, ...)
-	__attribute__((format(printf, 3, 4)));
+        __attribute__((format(printf, 3, 4)));
 
 /*
  * Its own thread: what a -errno from serving means for the link: -ESRCH fails

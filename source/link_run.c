@@ -38,8 +38,8 @@ void link_fail(struct link *link, enum wire_error_code code, const char *fmt, ..
 	(void)vsnprintf(m.error.text, sizeof(m.error.text), fmt, ap);
 	va_end(ap);
 	log_migration(LOG_WARNING, link->export->id_text, "closing %s lane %u of %s: %s: %s",
-		      link_role_text(link->role), link->lane, channel_peer_address(link->channel),
-		      wire_error_code_name(code), m.error.text);
+	              link_role_text(link->role), link->lane, channel_peer_address(link->channel),
+	              wire_error_code_name(code), m.error.text);
 	link->closing = true;
 	(void)send_message(link, &m); /* without room for it the close alone must do */
 	channel_close_after_flush(link->channel);
@@ -56,7 +56,7 @@ void link_serve_failed(struct link *link, int error)
 		link->closing = true; /* on_closed comes and says why */
 	} else {
 		link_fail(link, WIRE_ERROR_INTERNAL, "cannot read guest memory: %s",
-			  strerror(-error));
+		          strerror(-error));
 	}
 }
 
@@ -68,7 +68,7 @@ static void fail_ended(struct link *link)
 
 	export_state_text(link->export, text, sizeof(text));
 	link_fail(link, state == EXPORT_FAILED ? WIRE_ERROR_SOURCE_GONE : WIRE_ERROR_CANCELLED,
-		  "the export is %s: %.300s", export_state_name(state), text);
+	          "the export is %s: %.300s", export_state_name(state), text);
 }
 
 /* Complete and the asks for pages need a frozen export that has not ended. */
@@ -76,7 +76,7 @@ static bool serve_result(struct link *link, int r, const char *asked)
 {
 	if (r == -EAGAIN)
 		link_fail(link, WIRE_ERROR_NOT_FROZEN,
-			  "%s before the source is frozen: wait for Frozen", asked);
+		          "%s before the source is frozen: wait for Frozen", asked);
 	else if (r < 0)
 		fail_ended(link);
 	return r == 0;
@@ -145,7 +145,7 @@ static int send_poison(struct link *link)
 	m.poison_notice.runs.runs = runs;
 	while (r == 0) {
 		size_t n = poison_set_read(link->export->poison, cursor, runs, PAGE_RUNS_MAX,
-					   &m.poison_notice.reason, &cursor);
+		                           &m.poison_notice.reason, &cursor);
 
 		if (n == 0)
 			break;
@@ -190,7 +190,7 @@ static int send_ack(struct link *link)
 void link_flush(struct link *link)
 {
 	static int (*const steps[])(struct link *) = {send_pong, send_frozen, send_poison, send_end,
-						      send_ack};
+	                                              send_ack};
 	int r = link->greeted || link->closing ? 0 : send_greeting(link);
 
 	if (r == 0)
@@ -206,10 +206,10 @@ static void on_complete(struct link *link, const struct page_message *m)
 	char text[ERROR_TEXT_MAX];
 
 	(void)snprintf(text, sizeof(text),
-		       "destination has %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
-		       " poisoned, %" PRIu64 " removed",
-		       m->complete.present, m->complete.zero, m->complete.poisoned,
-		       m->complete.removed);
+	               "destination has %" PRIu64 " pages, %" PRIu64 " zero, %" PRIu64
+	               " poisoned, %" PRIu64 " removed",
+	               m->complete.present, m->complete.zero, m->complete.poisoned,
+	               m->complete.removed);
 	if (!serve_result(link, export_complete(link->export, text), "Complete"))
 		return;
 	link->ack_due = true;
@@ -234,14 +234,15 @@ static void dispatch(struct link *link, const struct page_message *m)
 		link_flush(link);
 	} else if (m->type == PAGE_MESSAGE_ERROR) {
 		log_migration(LOG_WARNING, link->export->id_text,
-			      "%s lane %u: the destination gives up: %s: %s",
-			      link_role_text(link->role), link->lane,
-			      wire_error_code_name(m->error.code), m->error.text);
+		              "%s lane %u: the destination gives up: %s: %s",
+		              link_role_text(link->role), link->lane,
+		              wire_error_code_name(m->error.code), m->error.text);
 		link->closing = true;
 		channel_close_after_flush(link->channel);
 	} else {
-		link_fail(link, WIRE_ERROR_PROTOCOL, "%s does not belong on a connection of role %s, lane %u",
-			  page_message_type_name(m->type), link_role_text(link->role), link->lane);
+		link_fail(link, WIRE_ERROR_PROTOCOL,
+		          "%s does not belong on a connection of role %s, lane %u",
+		          page_message_type_name(m->type), link_role_text(link->role), link->lane);
 	}
 }
 
@@ -281,8 +282,8 @@ static void on_closed(struct channel *ch, const struct error *err, void *user)
 	struct link *link = user;
 
 	log_migration(err->code && !link->closing ? LOG_WARNING : LOG_INFO, link->export->id_text,
-		      "%s lane %u of %s has ended%s%s", link_role_text(link->role), link->lane,
-		      channel_peer_address(ch), err->code ? ": " : "", err->code ? err->text : "");
+	              "%s lane %u of %s has ended%s%s", link_role_text(link->role), link->lane,
+	              channel_peer_address(ch), err->code ? ": " : "", err->code ? err->text : "");
 	link->closing = true;
 	loop_stop(link->loop);
 }
@@ -319,8 +320,8 @@ static void set_priority(struct link *link)
 	if (link->role == LINK_ROLE_BULK) {
 		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BULK_NICE); /* needs no right */
 	} else if (links_urgent_realtime(link->links) &&
-		   pthread_setschedparam(pthread_self(), SCHED_FIFO, &param) != 0 &&
-		   !atomic_exchange(&refused, true)) {
+	           pthread_setschedparam(pthread_self(), SCHED_FIFO, &param) != 0 &&
+	           !atomic_exchange(&refused, true)) {
 		log_info("urgent threads run without SCHED_FIFO (no right to it), ignoring");
 	}
 }
@@ -328,7 +329,7 @@ static void set_priority(struct link *link)
 static int link_begin(struct link *link)
 {
 	static const struct channel_callbacks callbacks = {
-		.on_frame = on_frame, .on_drained = on_drained, .on_closed = on_closed};
+	        .on_frame = on_frame, .on_drained = on_drained, .on_closed = on_closed};
 	int r = page_decoder_new(&link->decoder);
 
 	if (r == 0 && link->role == LINK_ROLE_BULK)
@@ -351,7 +352,7 @@ void *link_thread(void *arg)
 	}
 	if (r < 0)
 		log_migration(LOG_ERR, link->export->id_text, "%s lane %u has failed: %s",
-			      link_role_text(link->role), link->lane, strerror(-r));
+		              link_role_text(link->role), link->lane, strerror(-r));
 	link->channel = channel_free(link->channel);
 	serve_stream_fini(link);
 	link->decoder = page_decoder_free(link->decoder);

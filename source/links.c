@@ -154,10 +154,9 @@ struct links *links_free(struct links *ls)
 
 	if (!ls)
 		return NULL;
-	DL_FOREACH(ls->all, link)
+	DL_FOREACH (ls->all, link)
 		link_stop(link);
-	DL_FOREACH_SAFE(ls->all, link, next)
-	{
+	DL_FOREACH_SAFE (ls->all, link, next) {
 		link_join(link);
 		link_release(link);
 	}
@@ -167,7 +166,7 @@ struct links *links_free(struct links *ls)
 
 /* May this certificate have the lane, although it is connected? */
 static int check_slot(struct links *ls, const struct link *old, struct channel *channel,
-		      struct error *err)
+                      struct error *err)
 {
 	uint8_t fingerprint[LINK_FINGERPRINT_BYTES];
 	int r = channel_peer_fingerprint(channel, fingerprint);
@@ -175,18 +174,19 @@ static int check_slot(struct links *ls, const struct link *old, struct channel *
 	if (r < 0)
 		return error_set_errno(err, r, "no certificate");
 	if (old && memcmp(old->fingerprint, fingerprint, sizeof(fingerprint)) != 0)
-		return error_set(err, -EBUSY,
-				 "%s lane %u is connected already, with another certificate of this "
-				 "identity",
-				 link_role_text(old->role), old->lane);
+		return error_set(
+		        err, -EBUSY,
+		        "%s lane %u is connected already, with another certificate of this "
+		        "identity",
+		        link_role_text(old->role), old->lane);
 	if (ls->n >= ls->max)
 		return error_set(err, -EBUSY,
-				 "%u page connections are open here, and no more are allowed", ls->n);
+		                 "%u page connections are open here, and no more are allowed",
+		                 ls->n);
 	return 0;
 }
 
-static struct link *link_new(struct links *ls, struct export *e, enum link_role role,
-			     unsigned lane)
+static struct link *link_new(struct links *ls, struct export *e, enum link_role role, unsigned lane)
 {
 	struct link *link = calloc(1, sizeof(*link));
 
@@ -207,8 +207,8 @@ static struct link *link_new(struct links *ls, struct export *e, enum link_role 
 static void replace(struct link *old, struct link *link)
 {
 	log_migration(LOG_INFO, link->export->id_text,
-		      "%s lane %u is connected again; its old connection is closed",
-		      link_role_text(link->role), link->lane);
+	              "%s lane %u is connected again; its old connection is closed",
+	              link_role_text(link->role), link->lane);
 	if (old->running) {
 		old->successor = link;
 		link_stop(old);
@@ -217,8 +217,7 @@ static void replace(struct link *old, struct link *link)
 	/* The old one has itself been waiting for one to end. */
 	struct link *before;
 
-	DL_FOREACH(link->links->all, before)
-	{
+	DL_FOREACH (link->links->all, before) {
 		if (before->successor == old)
 			before->successor = link;
 	}
@@ -226,7 +225,7 @@ static void replace(struct link *old, struct link *link)
 }
 
 int links_accept(struct links *ls, struct export *e, enum link_role role, unsigned lane,
-		 struct channel *channel, enum wire_error_code *ret_code, struct error *err)
+                 struct channel *channel, enum wire_error_code *ret_code, struct error *err)
 {
 	struct link *old = e->links[role - 1][lane];
 	int r = check_slot(ls, old, channel, err);

@@ -55,14 +55,14 @@ static int read_failed(const struct memory *m, struct read_state *s, ssize_t n, 
 }
 
 int memory_read(const struct memory *m, backing_off_t off, unsigned n_pages, uint8_t *buf,
-		uint64_t *ret_lost)
+                uint64_t *ret_lost)
 {
 	struct read_state s = {0};
 	uint64_t total_bytes = (uint64_t)n_pages << WIRE_PAGE_SHIFT;
 
 	while (s.pos_bytes < total_bytes) {
 		ssize_t n = pread(m->fd, buf + s.pos_bytes, total_bytes - s.pos_bytes,
-				  (off_t)(off.off + s.pos_bytes));
+		                  (off_t)(off.off + s.pos_bytes));
 
 		if (n > 0) {
 			s.pos_bytes += (uint64_t)n;

@@ -35,7 +35,7 @@ int memory_identify(int fd, struct memory *ret, struct error *err);
  * the whole range (-EFAULT).
  */
 int memory_check_range(const struct memory *m, backing_off_t off, uint64_t length_bytes,
-		       struct error *err);
+                       struct error *err);
 
 /*
  * Read n_pages (1..MEMORY_READ_PAGES_MAX) wire pages from off into buf. Bit i
@@ -45,7 +45,7 @@ int memory_check_range(const struct memory *m, backing_off_t off, uint64_t lengt
  * read failed for a reason that is not the pages'. Any thread.
  */
 int memory_read(const struct memory *m, backing_off_t off, unsigned n_pages, uint8_t *buf,
-		uint64_t *ret_lost);
+                uint64_t *ret_lost);
 
 /* False when it is sure that the process has gone; a file is always there. */
 bool memory_alive(const struct memory *m, backing_off_t off);

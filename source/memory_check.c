@@ -74,18 +74,20 @@ int memory_identify(int fd, struct memory *ret, struct error *err)
 	if (flags < 0)
 		return error_set_errno(err, -errno, "descriptor %s", target);
 	if ((flags & O_ACCMODE) == O_WRONLY || (flags & O_PATH))
-		return error_set(err, -EACCES,
-				 "descriptor %s is not open for reading: open it O_RDONLY or O_RDWR",
-				 target);
+		return error_set(
+		        err, -EACCES,
+		        "descriptor %s is not open for reading: open it O_RDONLY or O_RDWR",
+		        target);
 	if (fd_is_process_memory(fd, target)) {
 		*ret = (struct memory){fd, MEMORY_PROCESS};
 		return 0;
 	}
 	if (!fd_is_memory_file(fd) && !fd_is_regular(fd))
-		return error_set(err, -EINVAL,
-				 "descriptor %s is neither a memory file (memfd, tmpfs, hugetlbfs), "
-				 "a regular file nor /proc/PID/mem",
-				 target);
+		return error_set(
+		        err, -EINVAL,
+		        "descriptor %s is neither a memory file (memfd, tmpfs, hugetlbfs), "
+		        "a regular file nor /proc/PID/mem",
+		        target);
 	*ret = (struct memory){fd, MEMORY_FILE};
 	return 0;
 }
@@ -98,15 +100,14 @@ static int check_file(int fd, backing_off_t off, uint64_t length_bytes, struct e
 		return error_set_errno(err, -errno, "cannot ask for the memory file's size");
 	if ((uint64_t)st.st_size < off.off || (uint64_t)st.st_size - off.off < length_bytes)
 		return error_set(err, -ERANGE,
-				 "the memory file has %" PRIu64 " bytes, but offset %" PRIu64
-				 " + length %" PRIu64 " are needed",
-				 (uint64_t)st.st_size, off.off, length_bytes);
+		                 "the memory file has %" PRIu64 " bytes, but offset %" PRIu64
+		                 " + length %" PRIu64 " are needed",
+		                 (uint64_t)st.st_size, off.off, length_bytes);
 	return 0;
 }
 
 /* Walk the maps, which are sorted, and follow the range through them. */
-static int check_maps(FILE *maps, int pid, uint64_t start, uint64_t length_bytes,
-		      struct error *err)
+static int check_maps(FILE *maps, int pid, uint64_t start, uint64_t length_bytes, struct error *err)
 {
 	uint64_t covered = start, end = start + length_bytes;
 	_cleanup_free_ char *line = NULL;
@@ -126,14 +127,14 @@ static int check_maps(FILE *maps, int pid, uint64_t start, uint64_t length_bytes
 	}
 	if (covered < end)
 		return error_set(err, -EFAULT,
-				 "process %d has nothing readable mapped at 0x%" PRIx64
-				 ", which is in 0x%" PRIx64 " + %" PRIu64 " bytes",
-				 pid, covered, start, length_bytes);
+		                 "process %d has nothing readable mapped at 0x%" PRIx64
+		                 ", which is in 0x%" PRIx64 " + %" PRIu64 " bytes",
+		                 pid, covered, start, length_bytes);
 	return 0;
 }
 
 static int check_process(const struct memory *m, backing_off_t off, uint64_t length_bytes,
-			 struct error *err)
+                         struct error *err)
 {
 	char target[LINK_MAX_BYTES], path[48];
 
@@ -154,12 +155,12 @@ static int check_process(const struct memory *m, backing_off_t off, uint64_t len
 }
 
 int memory_check_range(const struct memory *m, backing_off_t off, uint64_t length_bytes,
-		       struct error *err)
+                       struct error *err)
 {
 	if (off.off > INT64_MAX || length_bytes > INT64_MAX - off.off)
 		return error_set(err, -ERANGE,
-				 "offset %" PRIu64 " + length %" PRIu64 " is beyond any file",
-				 off.off, length_bytes);
+		                 "offset %" PRIu64 " + length %" PRIu64 " is beyond any file",
+		                 off.off, length_bytes);
 	if (m->kind == MEMORY_FILE)
 		return check_file(m->fd, off, length_bytes, err);
 	return check_process(m, off, length_bytes, err);
@@ -175,10 +176,11 @@ int memory_open_process(int pid, struct error *err)
 	if (fd >= 0)
 		return fd;
 	if (errno == EACCES || errno == EPERM)
-		return error_set(err, -EACCES,
-				 "may not read the memory of process %d: run postcopy-sourced as the "
-				 "user of that process or with CAP_SYS_PTRACE",
-				 pid);
+		return error_set(
+		        err, -EACCES,
+		        "may not read the memory of process %d: run postcopy-sourced as the "
+		        "user of that process or with CAP_SYS_PTRACE",
+		        pid);
 	if (errno == ENOENT)
 		return error_set(err, -ESRCH, "there is no process %d", pid);
 	return error_set_errno(err, -errno, "cannot open %s", path);

@@ -13,7 +13,7 @@
 #include "source/zero.h"
 
 static ssize_t encode_head(const struct page_frame *f, const struct page_run *runs, size_t n_runs,
-			   size_t bytes_len, uint8_t *buf, size_t cap)
+                           size_t bytes_len, uint8_t *buf, size_t cap)
 {
 	struct page_message m = {.type = PAGE_MESSAGE_PAGES};
 
@@ -25,7 +25,7 @@ static ssize_t encode_head(const struct page_frame *f, const struct page_run *ru
 }
 
 int page_frame_begin(struct page_frame *f, struct channel *channel, struct export *e, uint64_t id,
-		     unsigned data_max, uint64_t first, uint32_t count)
+                     unsigned data_max, uint64_t first, uint32_t count)
 {
 	size_t head_max = MIN((size_t)PAGE_FRAME_HEAD_MAX, 64 + (size_t)data_max * 24);
 
@@ -42,8 +42,8 @@ int page_frame_begin(struct page_frame *f, struct channel *channel, struct expor
 	f->base = channel_reserve(channel, head_max + data_max * WIRE_PAGE_SIZE);
 	if (!f->base)
 		return -ENOBUFS;
-	ssize_t head = encode_head(f, &f->guess, 1, f->guess.count * WIRE_PAGE_SIZE, f->base,
-				   head_max);
+	ssize_t head =
+	        encode_head(f, &f->guess, 1, f->guess.count * WIRE_PAGE_SIZE, f->base, head_max);
 
 	if (head < 0) {
 		page_frame_abort(f);
@@ -131,7 +131,7 @@ ssize_t page_frame_add(struct page_frame *f, uint64_t first, uint32_t count)
 	}
 	n = count_poison(f, first, max, false);
 	int e = memory_read(&r->memory, source_region_offset(r, first), n,
-			    f->base + f->payload_offset + f->n_data * WIRE_PAGE_SIZE, &lost);
+	                    f->base + f->payload_offset + f->n_data * WIRE_PAGE_SIZE, &lost);
 
 	if (e == 0)
 		e = sort_pages(f, first, n, lost);

@@ -38,7 +38,7 @@ struct page_frame {
  * content. -ENOBUFS: wait for on_drained.
  */
 int page_frame_begin(struct page_frame *f, struct channel *channel, struct export *e, uint64_t id,
-		     unsigned data_max, uint64_t first, uint32_t count);
+                     unsigned data_max, uint64_t first, uint32_t count);
 
 /* How many more pages a page_frame_add() may take at most. 0: end it. */
 uint32_t page_frame_room(const struct page_frame *f);

@@ -49,8 +49,8 @@ static void on_accept(int fd, void *user)
 	if (l->n_sessions >= l->max_sessions) {
 		if (!l->full)
 			log_warning("%u connections have not said who they are; closing new ones "
-				    "(limit sessions)",
-				    l->n_sessions);
+			            "(limit sessions)",
+			            l->n_sessions);
 		l->full = true;
 		close(fd);
 		return;
@@ -109,20 +109,20 @@ static int listen_all(struct page_listener *l, const char *address, struct error
 }
 
 int page_listener_new(struct loop *loop, const struct page_listener_options *options,
-		      struct tls_context *tls, struct export_table *exports, struct links *links,
-		      struct page_listener **ret, struct error *err)
+                      struct tls_context *tls, struct export_table *exports, struct links *links,
+                      struct page_listener **ret, struct error *err)
 {
 	struct page_listener *l = calloc(1, sizeof(*l));
 
 	if (!l)
 		return error_set(err, -ENOMEM, "no memory for a listener");
 	l->host = (struct session_host){
-		.loop = loop,
-		.exports = exports,
-		.links = links,
-		.socket_buffer_bytes = options->socket_buffer_bytes,
-		.on_gone = on_session_gone,
-		.user = l,
+	        .loop = loop,
+	        .exports = exports,
+	        .links = links,
+	        .socket_buffer_bytes = options->socket_buffer_bytes,
+	        .on_gone = on_session_gone,
+	        .user = l,
 	};
 	page_listener_set_limits(l, options->max_sessions, options->hello_timeout_us);
 	l->tls = tls_context_ref(tls);
@@ -156,7 +156,7 @@ void page_listener_set_tls(struct page_listener *l, struct tls_context *tls)
 }
 
 void page_listener_set_limits(struct page_listener *l, unsigned max_sessions,
-			      uint64_t hello_timeout_us)
+                              uint64_t hello_timeout_us)
 {
 	l->max_sessions = MIN(max_sessions, (unsigned)SESSIONS_MAX);
 	l->host.hello_timeout_us = hello_timeout_us;

@@ -13,21 +13,21 @@
 struct page_listener;
 
 struct page_listener_options {
-	const char *address;       /* HOST:PORT */
-	unsigned max_sessions;     /* connections before their Hello was found good */
+	const char *address;   /* HOST:PORT */
+	unsigned max_sessions; /* connections before their Hello was found good */
 	uint64_t hello_timeout_us;
 	int socket_buffer_bytes;
 };
 
 int page_listener_new(struct loop *loop, const struct page_listener_options *options,
-		      struct tls_context *tls, struct export_table *exports, struct links *links,
-		      struct page_listener **ret, struct error *err);
+                      struct tls_context *tls, struct export_table *exports, struct links *links,
+                      struct page_listener **ret, struct error *err);
 struct page_listener *page_listener_free(struct page_listener *l); /* always NULL */
 
 /* For connections from now on. */
 void page_listener_set_tls(struct page_listener *l, struct tls_context *tls);
 void page_listener_set_limits(struct page_listener *l, unsigned max_sessions,
-			      uint64_t hello_timeout_us);
+                              uint64_t hello_timeout_us);
 
 /* The port of the first address, as bound. */
 uint16_t page_listener_port(const struct page_listener *l);

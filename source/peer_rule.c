@@ -32,7 +32,7 @@ static int parse_id(const char *word, bool group, id_t *ret, struct error *err)
 
 	if (!g && !p)
 		return error_set(err, -EINVAL, "there is no %s \"%.64s\"", group ? "group" : "user",
-				 word);
+		                 word);
 	*ret = g ? g->gr_gid : p->pw_uid;
 	return 0;
 }
@@ -48,7 +48,7 @@ static int parse_list(const char *text, bool group, id_t *ids, size_t *n, struct
 	for (char *w = strtok_r(copy, ", \t", &next); w; w = strtok_r(NULL, ", \t", &next)) {
 		if (*n == PEER_RULE_IDS_MAX)
 			return error_set(err, -EINVAL, "expected at most %d names",
-					 PEER_RULE_IDS_MAX);
+			                 PEER_RULE_IDS_MAX);
 		int r = parse_id(w, group, &ids[*n], err);
 
 		if (r < 0)
@@ -93,8 +93,7 @@ static bool groups_match(const struct peer_rule *rule, int fd, gid_t primary)
 	return false;
 }
 
-int peer_rule_check(const struct peer_rule *rule, int fd, struct ucred *ret_peer,
-		    struct error *err)
+int peer_rule_check(const struct peer_rule *rule, int fd, struct ucred *ret_peer, struct error *err)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
@@ -106,7 +105,7 @@ int peer_rule_check(const struct peer_rule *rule, int fd, struct ucred *ret_peer
 	    list_has(rule->uids, rule->n_uids, peer.uid) || groups_match(rule, fd, peer.gid))
 		return 0;
 	return error_set(err, -EACCES,
-			 "uid %u (gid %u, pid %d) may not use this socket: add the user or one of "
-			 "its groups to [sockets] in the settings",
-			 (unsigned)peer.uid, (unsigned)peer.gid, (int)peer.pid);
+	                 "uid %u (gid %u, pid %d) may not use this socket: add the user or one of "
+	                 "its groups to [sockets] in the settings",
+	                 (unsigned)peer.uid, (unsigned)peer.gid, (int)peer.pid);
 }

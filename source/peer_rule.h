@@ -27,6 +27,6 @@ int peer_rule_parse(const char *uids, const char *gids, struct peer_rule *ret, s
  * with a text. fd is the connection.
  */
 int peer_rule_check(const struct peer_rule *rule, int fd, struct ucred *ret_peer,
-		    struct error *err);
+                    struct error *err);
 
 #endif

@@ -94,27 +94,26 @@ static int log_reserve(struct poison_set *s)
 
 /* Append one page that was not known before, to the last entry where it fits. */
 static void log_append(struct poison_set *s, uint64_t page, enum poison_reason reason,
-		       enum poison_reporter by, uint64_t now_us)
+                       enum poison_reporter by, uint64_t now_us)
 {
 	struct poison_entry *last = s->n_log ? &s->log[s->n_log - 1] : NULL;
 
-	if (last && last->first + last->count == page && last->reason == reason &&
-	    last->by == by) {
+	if (last && last->first + last->count == page && last->reason == reason && last->by == by) {
 		last->count++;
 		return;
 	}
 	s->log[s->n_log++] = (struct poison_entry){
-		.first = page,
-		.count = 1,
-		.before = last ? last->before + last->count : 0,
-		.time_us = now_us,
-		.reason = reason,
-		.by = by,
+	        .first = page,
+	        .count = 1,
+	        .before = last ? last->before + last->count : 0,
+	        .time_us = now_us,
+	        .reason = reason,
+	        .by = by,
 	};
 }
 
-int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count,
-		   enum poison_reason reason, enum poison_reporter by, uint64_t *ret_added)
+int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum poison_reason reason,
+                   enum poison_reporter by, uint64_t *ret_added)
 {
 	uint64_t now_us = clock_realtime_us(), added = 0;
 	int r = 0;
@@ -153,7 +152,7 @@ static size_t log_find(const struct poison_set *s, uint64_t cursor)
 }
 
 static size_t log_read(const struct poison_set *s, uint64_t *cursor, struct page_run *runs,
-		       size_t max, enum poison_reason *ret_reason)
+                       size_t max, enum poison_reason *ret_reason)
 {
 	size_t n = 0, i = log_find(s, *cursor);
 
@@ -164,7 +163,7 @@ static size_t log_read(const struct poison_set *s, uint64_t *cursor, struct page
 		uint64_t left = e->count - skip;
 
 		runs[n++] = (struct page_run){.first = e->first + skip,
-					      .count = (uint32_t)MIN(left, (uint64_t)UINT32_MAX)};
+		                              .count = (uint32_t)MIN(left, (uint64_t)UINT32_MAX)};
 		*cursor += runs[n - 1].count;
 		if (*cursor == e->before + e->count)
 			i++;
@@ -173,7 +172,7 @@ static size_t log_read(const struct poison_set *s, uint64_t *cursor, struct page
 }
 
 size_t poison_set_read(struct poison_set *s, uint64_t cursor, struct page_run *runs, size_t max,
-		       enum poison_reason *ret_reason, uint64_t *ret_cursor)
+                       enum poison_reason *ret_reason, uint64_t *ret_cursor)
 {
 	size_t n = 0;
 

@@ -29,7 +29,7 @@ const char *poison_reason_name(enum poison_reason reason); /* "reported" ... */
 struct poison_entry {
 	uint64_t first; /* wire page */
 	uint64_t count;
-	uint64_t before; /* lost pages in all earlier entries */
+	uint64_t before;  /* lost pages in all earlier entries */
 	uint64_t time_us; /* since the epoch */
 	enum poison_reason reason;
 	enum poison_reporter by;
@@ -50,15 +50,15 @@ uint64_t poison_set_count(const struct poison_set *s);
  * These pages are lost. Pages that were known before stay as they were.
  * *ret_added (may be NULL) is how many are new. -ENOMEM: only some are in.
  */
-int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count,
-		   enum poison_reason reason, enum poison_reporter by, uint64_t *ret_added);
+int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum poison_reason reason,
+                   enum poison_reporter by, uint64_t *ret_added);
 
 /*
  * What became known after the cursor: up to max runs of one reason. Returns
  * their number (0: nothing new) and the cursor behind them.
  */
 size_t poison_set_read(struct poison_set *s, uint64_t cursor, struct page_run *runs, size_t max,
-		       enum poison_reason *ret_reason, uint64_t *ret_cursor);
+                       enum poison_reason *ret_reason, uint64_t *ret_cursor);
 
 /* A copy of the log, for reports; *ret is malloc()ed, NULL when it is empty. */
 int poison_set_copy(struct poison_set *s, struct poison_entry **ret, size_t *ret_n);

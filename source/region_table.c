@@ -17,22 +17,23 @@ static int check_sizes(const struct export_region *r, struct error *err)
 	if (!is_power_of_two(r->page_size_bytes) || r->page_size_bytes < WIRE_PAGE_SIZE ||
 	    r->page_size_bytes > PAGE_SIZE_BYTES_MAX)
 		return error_set(err, -EINVAL,
-				 "page size %" PRIu64 " is not a power of two of at least 4096",
-				 r->page_size_bytes);
+		                 "page size %" PRIu64 " is not a power of two of at least 4096",
+		                 r->page_size_bytes);
 	if (r->length_bytes == 0 || !is_aligned(r->length_bytes, r->page_size_bytes))
 		return error_set(err, -EINVAL,
-				 "length %" PRIu64 " is not a positive multiple of its page size %" PRIu64,
-				 r->length_bytes, r->page_size_bytes);
+		                 "length %" PRIu64
+		                 " is not a positive multiple of its page size %" PRIu64,
+		                 r->length_bytes, r->page_size_bytes);
 	if (!is_aligned(r->gpa.addr, r->page_size_bytes))
 		return error_set(err, -EINVAL,
-				 "guest-physical address 0x%" PRIx64
-				 " is not a multiple of its page size %" PRIu64,
-				 r->gpa.addr, r->page_size_bytes);
+		                 "guest-physical address 0x%" PRIx64
+		                 " is not a multiple of its page size %" PRIu64,
+		                 r->gpa.addr, r->page_size_bytes);
 	if (r->length_bytes - 1 > UINT64_MAX - r->gpa.addr)
 		return error_set(err, -EINVAL,
-				 "guest-physical address 0x%" PRIx64 " + length %" PRIu64
-				 " wraps around",
-				 r->gpa.addr, r->length_bytes);
+		                 "guest-physical address 0x%" PRIx64 " + length %" PRIu64
+		                 " wraps around",
+		                 r->gpa.addr, r->length_bytes);
 	return 0;
 }
 
@@ -43,7 +44,7 @@ static uint64_t last_byte(gpa_t gpa, uint64_t length_bytes)
 
 /* Against the regions that are in the table already. */
 static int check_neighbours(const struct region_table *t, const struct export_region *r,
-			    struct error *err)
+                            struct error *err)
 {
 	for (size_t i = 0; i < t->n_regions; i++) {
 		const struct source_region *o = &t->regions[i];
@@ -53,10 +54,10 @@ static int check_neighbours(const struct region_table *t, const struct export_re
 		if (r->gpa.addr <= last_byte(o->gpa, o->length_bytes) &&
 		    o->gpa.addr <= last_byte(r->gpa, r->length_bytes))
 			return error_set(err, -EINVAL,
-					 "guest-physical 0x%" PRIx64 " + %" PRIu64
-					 " overlaps region %s at 0x%" PRIx64 " + %" PRIu64,
-					 r->gpa.addr, r->length_bytes, o->name, o->gpa.addr,
-					 o->length_bytes);
+			                 "guest-physical 0x%" PRIx64 " + %" PRIu64
+			                 " overlaps region %s at 0x%" PRIx64 " + %" PRIu64,
+			                 r->gpa.addr, r->length_bytes, o->name, o->gpa.addr,
+			                 o->length_bytes);
 	}
 	return 0;
 }
@@ -64,21 +65,23 @@ static int check_neighbours(const struct region_table *t, const struct export_re
 static int check_backing(const struct export_region *r, const struct memory *m, struct error *err)
 {
 	if (r->backing == BACKING_ANONYMOUS && m->kind != MEMORY_PROCESS)
-		return error_set(err, -EINVAL,
-				 "anonymous memory is exported with a descriptor of /proc/self/mem, "
-				 "not of a file");
+		return error_set(
+		        err, -EINVAL,
+		        "anonymous memory is exported with a descriptor of /proc/self/mem, "
+		        "not of a file");
 	if (r->backing == BACKING_MEMFD && m->kind != MEMORY_FILE)
-		return error_set(err, -EINVAL,
-				 "memfd memory is exported with its memory file, not /proc/self/mem");
+		return error_set(
+		        err, -EINVAL,
+		        "memfd memory is exported with its memory file, not /proc/self/mem");
 	if (!is_aligned(r->fd_offset.off, WIRE_PAGE_SIZE))
 		return error_set(err, -EINVAL,
-				 "offset %" PRIu64 " in its memory is not a multiple of 4096",
-				 r->fd_offset.off);
+		                 "offset %" PRIu64 " in its memory is not a multiple of 4096",
+		                 r->fd_offset.off);
 	return memory_check_range(m, r->fd_offset, r->length_bytes, err);
 }
 
 static int region_add(struct region_table *t, const struct export_region *r, const int *fds,
-		      size_t n_fds, uint64_t max_bytes, struct error *err)
+                      size_t n_fds, uint64_t max_bytes, struct error *err)
 {
 	struct source_region *to = &t->regions[t->n_regions];
 	int e = check_sizes(r, err);
@@ -89,13 +92,13 @@ static int region_add(struct region_table *t, const struct export_region *r, con
 		return e;
 	if (r->length_bytes > max_bytes - (t->n_pages << WIRE_PAGE_SHIFT))
 		return error_set(err, -E2BIG,
-				 "the regions together exceed %" PRIu64
-				 " bytes (limit export_bytes of postcopy-sourced)",
-				 max_bytes);
+		                 "the regions together exceed %" PRIu64
+		                 " bytes (limit export_bytes of postcopy-sourced)",
+		                 max_bytes);
 	if (r->fd >= n_fds || fds[r->fd] < 0)
 		return error_set(err, -EINVAL,
-				 "it names descriptor %" PRIu32 ", but %zu came with the message",
-				 r->fd, n_fds);
+		                 "it names descriptor %" PRIu32 ", but %zu came with the message",
+		                 r->fd, n_fds);
 	e = memory_identify(fds[r->fd], &to->memory, err);
 	if (e == 0)
 		e = check_backing(r, &to->memory, err);
@@ -115,13 +118,13 @@ static int region_add(struct region_table *t, const struct export_region *r, con
 }
 
 int region_table_new(const struct export_region *regions, size_t n_regions, int *fds, size_t n_fds,
-		     uint64_t max_bytes, struct region_table **ret, struct error *err)
+                     uint64_t max_bytes, struct region_table **ret, struct error *err)
 {
 	if (n_regions == 0 || n_regions > REGIONS_MAX || n_fds > ATTACH_FDS_MAX)
 		return error_set(err, -EINVAL,
-				 "%zu regions and %zu descriptors: 1 to %d regions and at most %d "
-				 "descriptors can be exported",
-				 n_regions, n_fds, REGIONS_MAX, ATTACH_FDS_MAX);
+		                 "%zu regions and %zu descriptors: 1 to %d regions and at most %d "
+		                 "descriptors can be exported",
+		                 n_regions, n_fds, REGIONS_MAX, ATTACH_FDS_MAX);
 
 	_cleanup_(cleanup_region_table_free) struct region_table *t = calloc(1, sizeof(*t));
 
@@ -186,43 +189,44 @@ const struct source_region *region_table_find_gpa(const struct region_table *t, 
 }
 
 int region_table_check_run(const struct region_table *t, uint64_t first, uint64_t count,
-			   struct error *err)
+                           struct error *err)
 {
 	const struct source_region *r = region_table_find_page(t, first);
 
 	if (!r)
 		return error_set(err, -ERANGE,
-				 "page %" PRIu64 " is outside every region: the export has %" PRIu64
-				 " pages",
-				 first, t->n_pages);
+		                 "page %" PRIu64 " is outside every region: the export has %" PRIu64
+		                 " pages",
+		                 first, t->n_pages);
 	if (count > r->n_pages - (first - r->first_page))
 		return error_set(err, -ERANGE,
-				 "pages %" PRIu64 " + %" PRIu64 " cross the end of region %s at page "
-				 "%" PRIu64,
-				 first, count, r->name, r->first_page + r->n_pages);
+		                 "pages %" PRIu64 " + %" PRIu64
+		                 " cross the end of region %s at page "
+		                 "%" PRIu64,
+		                 first, count, r->name, r->first_page + r->n_pages);
 	return 0;
 }
 
 static int range_ends(const struct poison_range *range, uint64_t *ret_start, uint64_t *ret_last,
-		      struct error *err)
+                      struct error *err)
 {
 	uint64_t mask = WIRE_PAGE_SIZE - 1;
 
 	if (range->length_bytes == 0)
 		return error_set(err, -EINVAL, "range at guest-physical 0x%" PRIx64 " is empty",
-				 range->gpa.addr);
+		                 range->gpa.addr);
 	if (range->length_bytes - 1 > UINT64_MAX - range->gpa.addr)
 		return error_set(err, -EINVAL,
-				 "range at guest-physical 0x%" PRIx64 " + %" PRIu64 " wraps around",
-				 range->gpa.addr, range->length_bytes);
+		                 "range at guest-physical 0x%" PRIx64 " + %" PRIu64 " wraps around",
+		                 range->gpa.addr, range->length_bytes);
 	*ret_start = range->gpa.addr & ~mask;
 	*ret_last = last_byte(range->gpa, range->length_bytes) | mask;
 	return 0;
 }
 
 int region_table_walk_gpa(const struct region_table *t, const struct poison_range *range,
-			  int (*fn)(uint64_t first, uint64_t count, void *user), void *user,
-			  struct error *err)
+                          int (*fn)(uint64_t first, uint64_t count, void *user), void *user,
+                          struct error *err)
 {
 	uint64_t at = 0, last = 0;
 	int e = range_ends(range, &at, &last, err);
@@ -234,9 +238,9 @@ int region_table_walk_gpa(const struct region_table *t, const struct poison_rang
 
 		if (!r)
 			return error_set(err, -ERANGE,
-					 "guest-physical 0x%" PRIx64 " of range 0x%" PRIx64
-					 " + %" PRIu64 " is outside every region",
-					 at, range->gpa.addr, range->length_bytes);
+			                 "guest-physical 0x%" PRIx64 " of range 0x%" PRIx64
+			                 " + %" PRIu64 " is outside every region",
+			                 at, range->gpa.addr, range->length_bytes);
 		uint64_t piece_last = MIN(last, last_byte(r->gpa, r->length_bytes));
 		uint64_t first = r->first_page + ((at - r->gpa.addr) >> WIRE_PAGE_SHIFT);
 

@@ -43,7 +43,7 @@ struct region_table {
  * -EINVAL, -ERANGE, -EACCES, -ESRCH, -EFAULT, -E2BIG with a text that names the region.
  */
 int region_table_new(const struct export_region *regions, size_t n_regions, int *fds, size_t n_fds,
-		     uint64_t max_bytes, struct region_table **ret, struct error *err);
+                     uint64_t max_bytes, struct region_table **ret, struct error *err);
 struct region_table *region_table_free(struct region_table *t); /* always NULL */
 DEFINE_CLEANUP(struct region_table, region_table_free)
 
@@ -56,7 +56,7 @@ const struct source_region *region_table_find_gpa(const struct region_table *t, 
 
 /* Is first .. first + count - 1 within one region? -ERANGE with a text. */
 int region_table_check_run(const struct region_table *t, uint64_t first, uint64_t count,
-			   struct error *err);
+                           struct error *err);
 
 /*
  * Call fn for each piece of the guest-physical range, which is widened to whole
@@ -65,8 +65,8 @@ int region_table_check_run(const struct region_table *t, uint64_t first, uint64_
  * fn returns 0 or -errno, which ends the walk.
  */
 int region_table_walk_gpa(const struct region_table *t, const struct poison_range *range,
-			  int (*fn)(uint64_t first, uint64_t count, void *user), void *user,
-			  struct error *err);
+                          int (*fn)(uint64_t first, uint64_t count, void *user), void *user,
+                          struct error *err);
 
 /* Is any region backed by a process's memory that has gone? */
 bool region_table_gone(const struct region_table *t);

@@ -69,16 +69,32 @@ static void set_units(struct link *link, uint64_t first, uint64_t count, uint32_
 	}
 }
 
-static bool check_resume(struct link *link, uint64_t first, uint64_t count)
+/* With huge units the range must be whole units of one region. */
+static bool resume_fits(const struct region_table *t, uint64_t first, uint64_t count,
+                        uint32_t unit_pages)
 {
-	uint64_t n_pages = link->export->regions->n_pages;
+	const struct source_region *r;
 
-	if (first <= n_pages && count <= n_pages - first)
+	if (first > t->n_pages || count > t->n_pages - first)
+		return false;
+	if (unit_pages == 1 || count == 0)
+		return true;
+	r = region_table_find_page(t, first);
+	return r && is_aligned(first - r->first_page, unit_pages) &&
+	       count <= r->n_pages - (first - r->first_page);
+}
+
+static bool check_resume(struct link *link, uint64_t first, uint64_t count, uint32_t unit_pages)
+{
+	const struct region_table *t = link->export->regions;
+
+	if (resume_fits(t, first, count, unit_pages))
 		return true;
 	link_fail(link, WIRE_ERROR_BAD_PAGE,
-		  "Resume: pages %" PRIu64 " + %" PRIu64
-		  " are outside every region: the export has %" PRIu64 " pages",
-		  first, count, n_pages);
+	          "Resume: pages %" PRIu64 " + %" PRIu64 " in units of %" PRIu32
+	          " are outside every region, or not whole units of one: the export has %" PRIu64
+	          " pages",
+	          first, count, unit_pages, t->n_pages);
 	return false;
 }
 
@@ -87,7 +103,8 @@ void serve_stream_resume(struct link *link, const struct page_message *m)
 	struct serve_stream *s = &link->stream;
 	uint64_t first = m->resume.first, count = m->resume.count;
 
-	if (!link_may_serve(link, "Resume") || !check_resume(link, first, count))
+	if (!link_may_serve(link, "Resume") ||
+	    !check_resume(link, first, count, m->resume.unit_pages))
 		return;
 	if (!s->collecting) {
 		/* A new round replaces the old one; a unit that has begun goes on to its end. */
@@ -98,7 +115,7 @@ void serve_stream_resume(struct link *link, const struct page_message *m)
 	set_units(link, first, count, m->resume.unit_pages);
 	if (m->resume.bitmap)
 		want_add_units(s->want, first, count / m->resume.unit_pages, m->resume.unit_pages,
-			       m->resume.bitmap);
+		               m->resume.bitmap);
 	else
 		want_add(s->want, first, count);
 	if (!m->resume.last)
@@ -121,13 +138,16 @@ void serve_stream_control(struct link *link, const struct page_message *m)
 	struct serve_stream *s = &link->stream;
 	uint64_t n_pages = link->export->regions->n_pages;
 
-	if (!link_may_serve(link, "StreamControl"))
+	if (export_state(link->export) == EXPORT_EXPORTED) {
+		link_fail(link, WIRE_ERROR_NOT_FROZEN,
+		          "StreamControl before the source is frozen: wait for Frozen");
 		return;
+	}
 	if (m->stream_control.has_position && m->stream_control.position >= n_pages) {
 		link_fail(link, WIRE_ERROR_BAD_PAGE,
-			  "StreamControl.position %" PRIu64
-			  " is outside every region: the export has %" PRIu64 " pages",
-			  m->stream_control.position, n_pages);
+		          "StreamControl.position %" PRIu64
+		          " is outside every region: the export has %" PRIu64 " pages",
+		          m->stream_control.position, n_pages);
 		return;
 	}
 	if (m->stream_control.has_position)
@@ -158,14 +178,13 @@ static uint64_t next_wanted(struct serve_stream *s, uint64_t n_pages)
 }
 
 static bool take_unit(struct link *link, const struct source_region *r, uint32_t unit_pages,
-		      uint64_t page)
+                      uint64_t page)
 {
 	struct serve_stream *s = &link->stream;
-	uint64_t start = page & ~((uint64_t)unit_pages - 1);
-	uint64_t end = start + unit_pages;
+	/* Units count from the region's start, whatever its first page's number is. */
+	uint64_t start = page - ((page - r->first_page) & ((uint64_t)unit_pages - 1));
+	uint64_t end = MIN(start + unit_pages, r->first_page + r->n_pages);
 
-	start = MAX(start, r->first_page);
-	end = MIN(end, r->first_page + r->n_pages);
 	if (want_drop(s->want, start, end - start) == 0)
 		return false; /* an urgent link was faster */
 	s->unit_at = start;
@@ -232,8 +251,8 @@ static int fill_frame(struct link *link, struct page_frame *f)
 
 	while (page_frame_room(f) > 0 && next_unit(link)) {
 		uint64_t left = s->unit_end - s->unit_at;
-		ssize_t n = page_frame_add(f, s->unit_at,
-					   (uint32_t)MIN(left, (uint64_t)UINT32_MAX));
+		ssize_t n =
+		        page_frame_add(f, s->unit_at, (uint32_t)MIN(left, (uint64_t)UINT32_MAX));
 
 		if (n < 0)
 			return (int)n;
@@ -261,9 +280,9 @@ static int send_frame(struct link *link)
 
 	if (!next_unit(link))
 		return 0;
-	r = page_frame_begin(&f, link->channel, link->export, 0, frame_pages(s), s->unit_at,
-			     (uint32_t)MIN(s->unit_end - s->unit_at,
-					   (uint64_t)PAGE_PAYLOAD_PAGES_MAX));
+	r = page_frame_begin(
+	        &f, link->channel, link->export, 0, frame_pages(s), s->unit_at,
+	        (uint32_t)MIN(s->unit_end - s->unit_at, (uint64_t)PAGE_PAYLOAD_PAGES_MAX));
 	if (r < 0)
 		return r;
 	r = fill_frame(link, &f);
@@ -272,7 +291,7 @@ static int send_frame(struct link *link)
 		return r;
 	}
 	atomic_fetch_add_explicit(&link->export->stats.pages_stream, f.n_pages,
-				  memory_order_relaxed);
+	                          memory_order_relaxed);
 	s->tokens -= (int64_t)(f.n_data * WIRE_PAGE_SIZE + 64 + 16 * f.n_runs);
 	r = page_frame_end(&f);
 	return r < 0 ? r : 1;
@@ -300,7 +319,7 @@ static bool within_bandwidth(struct serve_stream *s)
 		return true;
 	uint64_t wait_us = (uint64_t)((double)(1 - s->tokens) * 1e6 / (double)s->bandwidth) + 1000;
 	struct timeval tv = {.tv_sec = (time_t)(wait_us / 1000000),
-			     .tv_usec = (suseconds_t)(wait_us % 1000000)};
+	                     .tv_usec = (suseconds_t)(wait_us % 1000000)};
 
 	evtimer_add(s->timer, &tv);
 	return false;

@@ -17,16 +17,16 @@
 struct link;
 
 struct serve_stream {
-	struct want *want;     /* the export's, for this lane */
-	uint32_t *unit_pages;  /* of each region: what the destination can place at once */
+	struct want *want;    /* the export's, for this lane */
+	uint32_t *unit_pages; /* of each region: what the destination can place at once */
 	bool running;
-	bool collecting;       /* Resume messages of a round, before its last */
-	uint64_t position;     /* the next page to look at */
-	uint32_t window_left;  /* pages to send here before going back; 0: stay */
+	bool collecting;      /* Resume messages of a round, before its last */
+	uint64_t position;    /* the next page to look at */
+	uint32_t window_left; /* pages to send here before going back; 0: stay */
 	uint64_t return_position;
-	uint64_t unit_at;      /* the unit that is being sent: unit_at .. unit_end - 1 */
+	uint64_t unit_at; /* the unit that is being sent: unit_at .. unit_end - 1 */
 	uint64_t unit_end;
-	uint64_t sent;         /* pages */
+	uint64_t sent; /* pages */
 
 	uint64_t bandwidth_cap; /* of the settings; 0: none */
 	uint64_t bandwidth;     /* bytes a second; 0: no limit */

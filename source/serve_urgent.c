@@ -27,16 +27,16 @@ static bool check_request(struct link *link, const struct page_message *m, uint3
 		if (region_table_check_run(link->export->regions, run->first, run->count, &err) <
 		    0) {
 			link_fail(link, WIRE_ERROR_BAD_PAGE, "PageRequest %" PRIu64 ": %s",
-				  m->page_request.id, err.text);
+			          m->page_request.id, err.text);
 			return false;
 		}
 		pages += run->count;
 	}
 	if (pages == 0 || pages > URGENT_REQUEST_PAGES_MAX) {
 		link_fail(link, WIRE_ERROR_PROTOCOL,
-			  "PageRequest %" PRIu64 " is for %" PRIu64
-			  " pages, expected 1 to %d: split it",
-			  m->page_request.id, pages, URGENT_REQUEST_PAGES_MAX);
+		          "PageRequest %" PRIu64 " is for %" PRIu64
+		          " pages, expected 1 to %d: split it",
+		          m->page_request.id, pages, URGENT_REQUEST_PAGES_MAX);
 		return false;
 	}
 	*ret_pages = (uint32_t)pages;
@@ -48,7 +48,7 @@ void serve_urgent_request(struct link *link, const struct page_message *m)
 	struct serve_urgent *u = &link->urgent;
 	const struct page_runs *runs = &m->page_request.runs;
 
-	if (!link_may_serve(link, "PageRequest") || !check_request(link, m, &u->pages_left))
+	if (!check_request(link, m, &u->pages_left) || !link_may_serve(link, "PageRequest"))
 		return;
 	for (size_t i = 0; i < runs->n_runs; i++)
 		export_drop_wanted(link->export, runs->runs[i].first, runs->runs[i].count);
@@ -91,7 +91,7 @@ static int answer_frame(struct link *link)
 	unsigned data_max = MIN(u->pages_left, (uint32_t)PAGE_PAYLOAD_PAGES_MAX);
 	struct page_frame f;
 	int r = page_frame_begin(&f, link->channel, link->export, u->id, data_max,
-				 run->first + u->done, run->count - u->done);
+	                         run->first + u->done, run->count - u->done);
 
 	if (r < 0)
 		return r;
@@ -101,7 +101,7 @@ static int answer_frame(struct link *link)
 		return r;
 	}
 	atomic_fetch_add_explicit(&link->export->stats.pages_urgent, f.n_pages,
-				  memory_order_relaxed);
+	                          memory_order_relaxed);
 	return page_frame_end(&f);
 }
 

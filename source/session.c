@@ -43,7 +43,7 @@ static void session_end(struct session *s)
 
 /* Say why not, and close. What the log may know in addition is in for_log. */
 static void refuse(struct session *s, enum wire_error_code code, const char *text,
-		   const char *for_log)
+                   const char *for_log)
 {
 	struct page_message m = {.type = PAGE_MESSAGE_ERROR};
 	uint8_t head[FRAME_PREFIX_BYTES + 2 * WIRE_ERROR_TEXT_MAX];
@@ -51,7 +51,7 @@ static void refuse(struct session *s, enum wire_error_code code, const char *tex
 	m.error.code = code;
 	(void)snprintf(m.error.text, sizeof(m.error.text), "%s", text);
 	log_warning("refusing a destination at %s: %s: %s%s", channel_peer_address(s->channel),
-		    wire_error_code_name(code), text, for_log);
+	            wire_error_code_name(code), text, for_log);
 	ssize_t n = page_message_encode(&m, head, sizeof(head));
 
 	if (n > 0)
@@ -79,10 +79,10 @@ static bool check_version(struct session *s, const struct page_message *m)
 	    m->hello.version_min <= PAGE_PROTOCOL_VERSION)
 		return true;
 	(void)snprintf(text, sizeof(text),
-		       "the destination speaks versions %" PRIu32 " to %" PRIu32
-		       ", the source %d to %d: install matching releases",
-		       m->hello.version_min, m->hello.version, PAGE_PROTOCOL_VERSION_MIN,
-		       PAGE_PROTOCOL_VERSION);
+	               "the destination speaks versions %" PRIu32 " to %" PRIu32
+	               ", the source %d to %d: install matching releases",
+	               m->hello.version_min, m->hello.version, PAGE_PROTOCOL_VERSION_MIN,
+	               PAGE_PROTOCOL_VERSION);
 	refuse(s, WIRE_ERROR_VERSION, text, "");
 	return false;
 }
@@ -108,9 +108,9 @@ static bool check_peer(struct session *s, const struct export *e, const struct p
 	if (identity && token)
 		return true;
 	(void)snprintf(for_log, sizeof(for_log), ": %s%s%s (migration %s, peer's names: %s)",
-		       identity ? "" : err.text, identity || token ? "" : "; ",
-		       token ? "" : "wrong token", e->id_text,
-		       channel_peer_names(s->channel, names, sizeof(names)));
+	               identity ? "" : err.text, identity || token ? "" : "; ",
+	               token ? "" : "wrong token", e->id_text,
+	               channel_peer_names(s->channel, names, sizeof(names)));
 	refuse(s, WIRE_ERROR_DENIED,
 	       "certificate or token is not the one of this migration; the log of the source says "
 	       "which",
@@ -128,7 +128,7 @@ static bool check_alive(struct session *s, struct export *e)
 		return true;
 	export_state_text(e, why, sizeof(why));
 	(void)snprintf(text, sizeof(text), "the export is %s: %.300s", export_state_name(state),
-		       why);
+	               why);
 	refuse(s, state == EXPORT_FAILED ? WIRE_ERROR_SOURCE_GONE : WIRE_ERROR_CANCELLED, text, "");
 	return false;
 }
@@ -147,12 +147,12 @@ static void on_hello(struct session *s, const struct page_message *m)
 		return;
 	if (m->hello.lane >= EXPORT_LANES_MAX) {
 		(void)snprintf(text, sizeof(text), "lane %" PRIu32 " is over the largest, %d",
-			       m->hello.lane, EXPORT_LANES_MAX - 1);
+		               m->hello.lane, EXPORT_LANES_MAX - 1);
 		refuse(s, WIRE_ERROR_PROTOCOL, text, "");
 		return;
 	}
-	if (links_accept(s->host->links, e, m->hello.role, m->hello.lane, s->channel, &code,
-			 &err) < 0) {
+	if (links_accept(s->host->links, e, m->hello.role, m->hello.lane, s->channel, &code, &err) <
+	    0) {
 		refuse(s, code, err.text, "");
 		return;
 	}
@@ -175,7 +175,7 @@ static int on_frame(struct channel *ch, const struct frame *frame, struct error 
 		refuse(s, WIRE_ERROR_PROTOCOL, why.text, "");
 	} else if (m.type != PAGE_MESSAGE_HELLO) {
 		(void)snprintf(text, sizeof(text), "the first message is %s, expected Hello",
-			       page_message_type_name(m.type));
+		               page_message_type_name(m.type));
 		refuse(s, WIRE_ERROR_PROTOCOL, text, "");
 	} else {
 		on_hello(s, &m);
@@ -189,7 +189,7 @@ static void on_closed(struct channel *ch, const struct error *err, void *user)
 
 	if (!s->refused)
 		log_warning("a connection from %s ended before Hello%s%s", channel_peer_address(ch),
-			    err->code ? ": " : "", err->code ? err->text : "");
+		            err->code ? ": " : "", err->code ? err->text : "");
 	session_end(s);
 }
 
@@ -199,8 +199,7 @@ static void on_timeout(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
-	log_warning("a connection from %s sent no Hello in time",
-		    channel_peer_address(s->channel));
+	log_warning("a connection from %s sent no Hello in time", channel_peer_address(s->channel));
 	session_end(s);
 }
 
@@ -208,21 +207,21 @@ static int start_timer(struct session *s)
 {
 	uint64_t us = s->host->hello_timeout_us;
 	struct timeval tv = {.tv_sec = (time_t)(us / 1000000),
-			     .tv_usec = (suseconds_t)(us % 1000000)};
+	                     .tv_usec = (suseconds_t)(us % 1000000)};
 
 	s->timer = evtimer_new(loop_base(s->host->loop), on_timeout, s);
 	return s->timer && evtimer_add(s->timer, &tv) == 0 ? 0 : -ENOMEM;
 }
 
 int session_new(const struct session_host *host, int fd, struct tls_context *tls,
-		struct session **ret, struct error *err)
+                struct session **ret, struct error *err)
 {
 	static const struct channel_callbacks callbacks = {.on_frame = on_frame,
-							   .on_closed = on_closed};
+	                                                   .on_closed = on_closed};
 	struct channel_options options = {
-		.low_water_bytes = LINK_STREAM_LOW_WATER_BYTES,
-		.handshake_timeout_us = host->hello_timeout_us,
-		.socket_buffer_bytes = host->socket_buffer_bytes,
+	        .low_water_bytes = LINK_STREAM_LOW_WATER_BYTES,
+	        .handshake_timeout_us = host->hello_timeout_us,
+	        .socket_buffer_bytes = host->socket_buffer_bytes,
 	};
 	struct session *s = calloc(1, sizeof(*s));
 

@@ -26,7 +26,7 @@ struct session_host {
 
 /* Takes fd, also on failure. The session ends itself. */
 int session_new(const struct session_host *host, int fd, struct tls_context *tls,
-		struct session **ret, struct error *err);
+                struct session **ret, struct error *err);
 /* Close without a word; on_gone is not called. Always NULL. */
 struct session *session_free(struct session *s);
 

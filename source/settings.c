@@ -16,9 +16,9 @@
 static int parse_log_target(const char *value, void *dest, struct error *err)
 {
 	static const char *const names[] = {
-		[LOG_TARGET_AUTO] = "auto",
-		[LOG_TARGET_JOURNAL] = "journal",
-		[LOG_TARGET_STDERR] = "stderr",
+	        [LOG_TARGET_AUTO] = "auto",
+	        [LOG_TARGET_JOURNAL] = "journal",
+	        [LOG_TARGET_STDERR] = "stderr",
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
@@ -30,65 +30,65 @@ static int parse_log_target(const char *value, void *dest, struct error *err)
 	return error_set(err, -EINVAL, "expected auto, journal or stderr, not \"%.64s\"", value);
 }
 
-#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)                    \
-	{                                                                                          \
-		section,   key, parser, offsetof(struct settings, field), value, may_reload,       \
-		unit_name, text                                                                    \
+#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)            \
+	{                                                                                  \
+		section, key, parser, offsetof(struct settings, field), value, may_reload, \
+		        unit_name, text                                                    \
 	}
 
 static const struct config_option table[] = {
-	OPTION("listen", "address", config_parse_string, listen, "[::]:4950", false, NULL,
-	       "HOST:PORT where destinations connect"),
-	OPTION("listen", "sessions", config_parse_uint, sessions, "64", true, NULL,
-	       "connections that have not said yet who they are"),
-	OPTION("listen", "hello_timeout", config_parse_duration, hello_timeout_us, "10s", true,
-	       "us", "for the TLS handshake and Hello"),
+        OPTION("listen", "address", config_parse_string, listen, "[::]:4950", false, NULL,
+               "HOST:PORT where destinations connect"),
+        OPTION("listen", "sessions", config_parse_uint, sessions, "64", true, NULL,
+               "connections that have not said yet who they are"),
+        OPTION("listen", "hello_timeout", config_parse_duration, hello_timeout_us, "10s", true,
+               "us", "for the TLS handshake and Hello"),
 
-	OPTION("tls", "certificate", config_parse_string, certificate,
-	       "/etc/postcopyd/postcopy-sourced.crt", true, NULL,
-	       "PEM chain, own certificate first"),
-	OPTION("tls", "key", config_parse_string, key, "/etc/postcopyd/postcopy-sourced.key", true,
-	       NULL, "PEM, not encrypted"),
-	OPTION("tls", "ca", config_parse_string, ca, "/etc/postcopyd/ca.crt", true, NULL,
-	       "PEM, what destinations are verified against"),
+        OPTION("tls", "certificate", config_parse_string, certificate,
+               "/etc/postcopyd/postcopy-sourced.crt", true, NULL,
+               "PEM chain, own certificate first"),
+        OPTION("tls", "key", config_parse_string, key, "/etc/postcopyd/postcopy-sourced.key", true,
+               NULL, "PEM, not encrypted"),
+        OPTION("tls", "ca", config_parse_string, ca, "/etc/postcopyd/ca.crt", true, NULL,
+               "PEM, what destinations are verified against"),
 
-	OPTION("sockets", "export", config_parse_string, export_socket,
-	       "/run/postcopy-sourced/export.sock", false, NULL, "path of the export socket"),
-	OPTION("sockets", "export_mode", config_parse_mode, export_mode, "0660", false, NULL,
-	       "file mode of the export socket"),
-	OPTION("sockets", "export_uids", config_parse_string, export_uids, "", true, NULL,
-	       "users that may export"),
-	OPTION("sockets", "export_gids", config_parse_string, export_gids, "", true, NULL,
-	       "groups whose members may export"),
-	OPTION("sockets", "control", config_parse_string, control_socket,
-	       "/run/postcopy-sourced/control.sock", false, NULL, "path of the control socket"),
-	OPTION("sockets", "control_mode", config_parse_mode, control_mode, "0660", false, NULL,
-	       "file mode of the control socket"),
-	OPTION("sockets", "control_uids", config_parse_string, control_uids, "", true, NULL,
-	       "users that may control"),
-	OPTION("sockets", "control_gids", config_parse_string, control_gids, "", true, NULL,
-	       "groups whose members may control"),
+        OPTION("sockets", "export", config_parse_string, export_socket,
+               "/run/postcopy-sourced/export.sock", false, NULL, "path of the export socket"),
+        OPTION("sockets", "export_mode", config_parse_mode, export_mode, "0660", false, NULL,
+               "file mode of the export socket"),
+        OPTION("sockets", "export_uids", config_parse_string, export_uids, "", true, NULL,
+               "users that may export"),
+        OPTION("sockets", "export_gids", config_parse_string, export_gids, "", true, NULL,
+               "groups whose members may export"),
+        OPTION("sockets", "control", config_parse_string, control_socket,
+               "/run/postcopy-sourced/control.sock", false, NULL, "path of the control socket"),
+        OPTION("sockets", "control_mode", config_parse_mode, control_mode, "0660", false, NULL,
+               "file mode of the control socket"),
+        OPTION("sockets", "control_uids", config_parse_string, control_uids, "", true, NULL,
+               "users that may control"),
+        OPTION("sockets", "control_gids", config_parse_string, control_gids, "", true, NULL,
+               "groups whose members may control"),
 
-	OPTION("exports", "max", config_parse_uint, exports, "1024", true, NULL,
-	       "exports at the same time"),
-	OPTION("exports", "ended", config_parse_uint, ended, "64", true, NULL,
-	       "ended exports that stay in the list"),
-	OPTION("exports", "bytes", config_parse_bytes, export_bytes, "16T", true, "bytes",
-	       "largest export"),
+        OPTION("exports", "max", config_parse_uint, exports, "1024", true, NULL,
+               "exports at the same time"),
+        OPTION("exports", "ended", config_parse_uint, ended, "64", true, NULL,
+               "ended exports that stay in the list"),
+        OPTION("exports", "bytes", config_parse_bytes, export_bytes, "16T", true, "bytes",
+               "largest export"),
 
-	OPTION("links", "max", config_parse_uint, links, "1024", true, NULL,
-	       "connections of destinations, a thread each"),
-	OPTION("links", "bandwidth", config_parse_bytes, bandwidth, "0", true, "bytes",
-	       "a second for each stream; 0: no limit but the destination's"),
-	OPTION("links", "socket_buffer", config_parse_bytes, socket_buffer_bytes, "512K", false,
-	       "bytes", "the kernel's send and receive buffer"),
-	OPTION("links", "urgent_realtime", config_parse_bool, urgent_realtime, "yes", true, NULL,
-	       "SCHED_FIFO for threads that answer faults, where that is permitted"),
+        OPTION("links", "max", config_parse_uint, links, "1024", true, NULL,
+               "connections of destinations, a thread each"),
+        OPTION("links", "bandwidth", config_parse_bytes, bandwidth, "0", true, "bytes",
+               "a second for each stream; 0: no limit but the destination's"),
+        OPTION("links", "socket_buffer", config_parse_bytes, socket_buffer_bytes, "512K", false,
+               "bytes", "the kernel's send and receive buffer"),
+        OPTION("links", "urgent_realtime", config_parse_bool, urgent_realtime, "yes", true, NULL,
+               "SCHED_FIFO for threads that answer faults, where that is permitted"),
 
-	OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
-	       "error, warning, notice, info or debug"),
-	OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
-	       "auto, journal or stderr"),
+        OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
+               "error, warning, notice, info or debug"),
+        OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
+               "auto, journal or stderr"),
 };
 
 struct settings *settings_free(struct settings *s)
@@ -115,7 +115,7 @@ static int override(char **field, const char *value)
 }
 
 static int apply_overrides(struct settings *s, const struct settings_overrides *o,
-			   struct error *err)
+                           struct error *err)
 {
 	if (override(&s->listen, o->listen) < 0 ||
 	    override(&s->export_socket, o->export_socket) < 0 ||
@@ -132,8 +132,8 @@ static int check(struct settings *s, struct error *err)
 {
 	if (s->sessions == 0 || s->exports == 0 || s->links < 2 || s->hello_timeout_us == 0)
 		return error_set(err, -EINVAL,
-				 "[listen] sessions and hello_timeout and [exports] max must be at "
-				 "least 1, [links] max at least 2");
+		                 "[listen] sessions and hello_timeout and [exports] max must be at "
+		                 "least 1, [links] max at least 2");
 	if (s->socket_buffer_bytes > INT_MAX / 2)
 		return error_set(err, -EINVAL, "[links] socket_buffer: expected at most 1G");
 	if (peer_rule_parse(s->export_uids, s->export_gids, &s->export_rule, err) < 0)
@@ -144,7 +144,7 @@ static int check(struct settings *s, struct error *err)
 }
 
 int settings_load(const char *path, const struct settings_overrides *overrides,
-		  struct settings **ret, struct error *err)
+                  struct settings **ret, struct error *err)
 {
 	struct settings *s = calloc(1, sizeof(*s));
 	int r;
@@ -164,14 +164,15 @@ int settings_load(const char *path, const struct settings_overrides *overrides,
 	return 0;
 }
 
-int settings_check_reload(const struct settings *old_settings,
-			  const struct settings *new_settings, struct error *err)
+int settings_check_reload(const struct settings *old_settings, const struct settings *new_settings,
+                          struct error *err)
 {
-	const struct config_option *fixed = config_first_fixed_change(table, ARRAY_SIZE(table),
-								      old_settings, new_settings);
+	const struct config_option *fixed =
+	        config_first_fixed_change(table, ARRAY_SIZE(table), old_settings, new_settings);
 
 	if (!fixed)
 		return 0;
-	return error_set(err, -EINVAL, "[%s] %s cannot change while postcopy-sourced runs: restart it",
-			 fixed->section, fixed->key);
+	return error_set(err, -EINVAL,
+	                 "[%s] %s cannot change while postcopy-sourced runs: restart it",
+	                 fixed->section, fixed->key);
 }

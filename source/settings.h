@@ -55,11 +55,11 @@ struct settings_overrides {
 
 /* path NULL: defaults and overrides only. -errno with a text that names the place. */
 int settings_load(const char *path, const struct settings_overrides *overrides,
-		  struct settings **ret, struct error *err);
+                  struct settings **ret, struct error *err);
 struct settings *settings_free(struct settings *s); /* always NULL */
 
 /* 0 if a reload may go from old to new; -EINVAL with a text that names what needs a restart. */
-int settings_check_reload(const struct settings *old_settings,
-			  const struct settings *new_settings, struct error *err);
+int settings_check_reload(const struct settings *old_settings, const struct settings *new_settings,
+                          struct error *err);
 
 #endif

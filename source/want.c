@@ -58,7 +58,7 @@ void want_add(struct want *w, uint64_t first, uint64_t count)
 	for (uint64_t page = first; count > 0; page += n, count -= n) {
 		uint64_t mask = word_mask(page, count, &n);
 		uint64_t old =
-			__atomic_fetch_or(&w->pages->words[page / 64], mask, __ATOMIC_RELAXED);
+		        __atomic_fetch_or(&w->pages->words[page / 64], mask, __ATOMIC_RELAXED);
 
 		added += (uint64_t)__builtin_popcountll(mask & ~old);
 	}
@@ -66,7 +66,7 @@ void want_add(struct want *w, uint64_t first, uint64_t count)
 }
 
 void want_add_units(struct want *w, uint64_t first, uint64_t n_units, uint32_t unit_pages,
-		    const uint8_t *bits)
+                    const uint8_t *bits)
 {
 	uint64_t start = 0;
 	bool in_run = false;
@@ -91,8 +91,8 @@ uint64_t want_drop(struct want *w, uint64_t first, uint64_t count)
 		return 0;
 	for (uint64_t page = first; count > 0; page += n, count -= n) {
 		uint64_t mask = word_mask(page, count, &n);
-		uint64_t old = __atomic_fetch_and(&w->pages->words[page / 64], ~mask,
-						  __ATOMIC_RELAXED);
+		uint64_t old =
+		        __atomic_fetch_and(&w->pages->words[page / 64], ~mask, __ATOMIC_RELAXED);
 
 		dropped += (uint64_t)__builtin_popcountll(mask & old);
 	}
@@ -106,7 +106,7 @@ uint64_t want_next(const struct want *w, uint64_t from)
 
 	for (uint64_t page = from; page < n_pages; page = (page / 64 + 1) * 64) {
 		uint64_t word = __atomic_load_n(&w->pages->words[page / 64], __ATOMIC_RELAXED) &
-				(UINT64_MAX << (page % 64));
+		                (UINT64_MAX << (page % 64));
 
 		if (word)
 			return page / 64 * 64 + (uint64_t)__builtin_ctzll(word);

@@ -23,7 +23,7 @@ void want_add(struct want *w, uint64_t first, uint64_t count);
 
 /* Unit i of unit_pages pages, counted from first, is wanted when bit i of bits is set. */
 void want_add_units(struct want *w, uint64_t first, uint64_t n_units, uint32_t unit_pages,
-		    const uint8_t *bits);
+                    const uint8_t *bits);
 
 /* Not wanted any more. Returns how many of them were. */
 uint64_t want_drop(struct want *w, uint64_t first, uint64_t count);

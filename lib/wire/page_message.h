@@ -157,7 +157,7 @@ struct page_message {
 		struct {
 			uint64_t first;
 			uint64_t count;      /* 0 only in the last one: nothing wanted */
-			uint32_t unit_pages; /* a power of two; divides first and count */
+			uint32_t unit_pages; /* a power of two; divides count */
 			bool last;
 			const uint8_t *bitmap; /* bit i: unit i wanted; NULL: all */
 			size_t bitmap_len;

@@ -236,11 +236,10 @@ static int check_resume_range(const Postcopy__V1__Resume *in, struct error *err)
 		return error_set(err, -EBADMSG,
 		                 "Resume.unit_pages is %" PRIu32 ", expected a power of two",
 		                 in->unit_pages);
-	if (!is_aligned(in->first, in->unit_pages) || !is_aligned(in->count, in->unit_pages))
+	if (!is_aligned(in->count, in->unit_pages))
 		return error_set(err, -EBADMSG,
-		                 "Resume.first %" PRIu64 " or count %" PRIu64
-		                 " is not a multiple of unit_pages %" PRIu32,
-		                 in->first, in->count, in->unit_pages);
+		                 "Resume.count %" PRIu64 " is not a multiple of unit_pages %" PRIu32,
+		                 in->count, in->unit_pages);
 	if (in->first > PAGE_NUMBER_LIMIT || in->count > PAGE_NUMBER_LIMIT - in->first)
 		return error_set(err, -EBADMSG,
 		                 "Resume: first %" PRIu64 " + count %" PRIu64

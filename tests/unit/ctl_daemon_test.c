@@ -191,18 +191,31 @@ static void test_show(void **state)
 	json_decref(m);
 }
 
-static void script_probe(struct fake *f)
+static void probe_answer(struct fake *f, struct control_probe_result *results, size_t n)
 {
-	struct control_probe_result results[2] = {{.memory = "anonymous", .poison = "yes"},
-	                                          {.memory = "memfd", .poison = "no: too old"}};
 	struct control_response r = {.type = CONTROL_RESPONSE_PROBE,
 	                             .probe_results = results,
-	                             .n_probe_results = 2,
+	                             .n_probe_results = n,
 	                             .userfaultfd = "yes"};
 
 	fake_receive(f, CONTROL_REQUEST_PROBE);
 	r.id = f->request.id;
 	fake_reply(f, &r);
+}
+
+static void script_probe_bad(struct fake *f)
+{
+	struct control_probe_result results[2] = {{.memory = "anonymous", .poison = "yes"},
+	                                          {.memory = "memfd", .poison = "no: too old"}};
+
+	probe_answer(f, results, 2);
+}
+
+static void script_probe_good(struct fake *f)
+{
+	struct control_probe_result result = {.memory = "any", .poison = "yes"};
+
+	probe_answer(f, &result, 1);
 }
 
 static void test_probe_of_the_daemon(void **state)
@@ -211,11 +224,15 @@ static void test_probe_of_the_daemon(void **state)
 	struct output o;
 
 	(void)state;
-	fake_start(&f, script_probe);
+	fake_start(&f, script_probe_bad);
 	run(&o, WORDS("--socket", f.path, "probe", "--daemon"));
 	fake_join(&f);
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED); /* not for memfds */
 	assert_non_null(strstr(o.out, "no: too old"));
+	fake_start(&f, script_probe_good);
+	run(&o, WORDS("--socket", f.path, "probe", "--daemon"));
+	fake_join(&f);
+	assert_int_equal(o.status, 0);
 }
 
 int main(void)

@@ -66,6 +66,7 @@ static inline void touch_on_sigbus(int signal_number, siginfo_t *info, void *con
 	siglongjmp(touch_env, 1);
 }
 
+/* At every touch: cmocka installs a handler of its own for each test. */
 static inline void touch_init(void)
 {
 	struct sigaction action = {.sa_sigaction = touch_on_sigbus,
@@ -78,8 +79,9 @@ static inline void touch_init(void)
 __attribute__((no_sanitize("address", "thread"))) static inline bool touch_read(const uint8_t *at,
                                                                                 uint8_t *ret)
 {
-	bool healthy = false;
+	volatile bool healthy = false;
 
+	touch_init();
 	touch_armed = 1;
 	if (sigsetjmp(touch_env, 0) == 0) {
 		*ret = *(const volatile uint8_t *)at;
@@ -92,8 +94,9 @@ __attribute__((no_sanitize("address", "thread"))) static inline bool touch_read(
 __attribute__((no_sanitize("address", "thread"))) static inline bool touch_write(uint8_t *at,
                                                                                  uint8_t value)
 {
-	bool healthy = false;
+	volatile bool healthy = false;
 
+	touch_init();
 	touch_armed = 1;
 	if (sigsetjmp(touch_env, 0) == 0) {
 		*(volatile uint8_t *)at = value;

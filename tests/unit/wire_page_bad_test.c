@@ -357,8 +357,7 @@ static void resume(void **state)
 	(void)state;
 	refuse_resume(0, 8, 0, NULL, 0, "Resume.unit_pages is 0, expected a power of two");
 	refuse_resume(0, 9, 3, NULL, 0, "Resume.unit_pages is 3");
-	refuse_resume(2, 8, 4, NULL, 0, "Resume.first 2 or count 8 is not a multiple");
-	refuse_resume(4, 6, 4, NULL, 0, "Resume.first 4 or count 6 is not a multiple");
+	refuse_resume(4, 6, 4, NULL, 0, "Resume.count 6 is not a multiple of unit_pages 4");
 	refuse_resume(UINT64_MAX - 1, 2, 1, NULL, 0, "over the largest page number");
 	refuse_resume(1, UINT64_C(1) << 52, 1, NULL, 0, "over the largest page number");
 	refuse_resume(0, 0, 1, NULL, 0, "Resume.count is 0");

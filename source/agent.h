@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The whole of postcopy-sourced but its process: everything on one main loop. */
+#ifndef SOURCE_AGENT_H
+#define SOURCE_AGENT_H
+
+#include "net/loop.h"
+#include "source/settings.h"
+
+struct agent;
+
+/* Listens when it returns. settings are taken on success. */
+int agent_new(struct settings *settings, struct agent **ret, struct error *err);
+/* Closes all connections, joins all threads. Always NULL. */
+struct agent *agent_free(struct agent *a);
+
+struct loop *agent_loop(struct agent *a);
+uint16_t agent_port(const struct agent *a);
+unsigned agent_live_exports(const struct agent *a);
+
+/* Keys and reloadable settings; settings are taken on success, else nothing has changed. */
+int agent_reload(struct agent *a, struct settings *settings, struct error *err);
+
+#endif
