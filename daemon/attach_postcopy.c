@@ -85,8 +85,7 @@ static int check_request(const struct postcopy_client *pc, const struct attach_r
 static int request_run(struct postcopy_client *pc, const struct attach_request *request, int *fds,
                        size_t n_fds, struct error *err)
 {
-	struct migration *m = migration_table_find(attach_server_table(pc->client.server),
-	                                           &request->migration_id);
+	struct migration *m = NULL;
 	const struct attach_memory memory = {
 	        .regions = request->attach.regions,
 	        .n_regions = request->attach.n_regions,
@@ -97,7 +96,9 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
 	int r = check_request(pc, request, err);
 
 	if (r == 0)
-		r = migration_check_attach(m, request->token, request->token_len, err);
+		r = migration_find_for_attach(attach_server_table(pc->client.server),
+		                              &request->migration_id, request->token,
+		                              request->token_len, &m, err);
 	if (r == 0)
 		r = migration_attach(m, &memory, ipc_peer(pc->connection)->pid,
 		                     ipc_peer_pidfd(pc->connection), err);

@@ -166,10 +166,7 @@ void attach_client_gone(struct attach_client *client)
 	struct migration *m = client->migration;
 
 	client->migration = NULL; /* nobody is left to be told */
-	if (m && !migration_vmm_gone(m))
-		log_migration(LOG_WARNING, m->id_text,
-		              "migration %s: the VMM (pid %d) closed its connection; its memory is "
-		              "still served",
-		              m->id_text, (int)m->vmm_pid);
+	if (m)
+		migration_vmm_hung_up(m);
 	client_drop(client);
 }

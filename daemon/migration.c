@@ -46,6 +46,7 @@ static void timer_free(struct event **timer)
 static void migration_release(struct migration *m)
 {
 	timer_free(&m->vmm_exit_event);
+	timer_free(&m->vmm_alive_timer);
 	timer_free(&m->lost_timer);
 	timer_free(&m->completion_timer);
 	for (uint32_t i = 0; i < ARRAY_SIZE(m->lanes); i++) {
@@ -125,6 +126,8 @@ static int migration_init_timers(struct migration *m)
 
 	if (r == 0)
 		r = migration_timer_new(m, migration_on_lost_deadline, m, &m->lost_timer);
+	if (r == 0)
+		r = migration_timer_new(m, migration_on_vmm_alive, m, &m->vmm_alive_timer);
 	if (r == 0)
 		r = migration_timer_new(m, migration_on_completion_timeout, m,
 		                        &m->completion_timer);
@@ -243,6 +246,7 @@ static void keep_poisoned(struct migration *m)
 
 static void timers_stop(struct migration *m)
 {
+	event_del(m->vmm_alive_timer);
 	event_del(m->lost_timer);
 	event_del(m->completion_timer);
 	for (uint32_t i = 0; i < m->n_lanes; i++)

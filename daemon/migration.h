@@ -101,12 +101,14 @@ struct migration {
 	bool poison_warned;
 	uint64_t n_poison_logged;
 	bool served;     /* a lane has been frozen: the guest may have read pages */
+	bool abandoned;  /* the policy has poisoned what the lost source still had */
 	bool completing; /* every page is here; the source is being told */
 
 	pid_t vmm_pid;
 	int vmm_pidfd;
 	struct event *vmm_exit_event;
-	struct event *lost_timer; /* the lost policy's deadline */
+	struct event *vmm_alive_timer; /* after its connection ended */
+	struct event *lost_timer;      /* the lost policy's deadline */
 	struct event *completion_timer;
 	struct event *release_event; /* frees the lanes, from the loop */
 
@@ -143,11 +145,12 @@ struct attach_memory {
 };
 
 /*
- * -ENOKEY, -EKEYREJECTED, -EBUSY: may whoever has this token attach to the
- * migration now? m may be NULL (unknown).
+ * The migration that whoever has this id and token may attach to now. -ENOKEY,
+ * -EKEYREJECTED, -EBUSY with a text.
  */
-int migration_check_attach(const struct migration *m, const uint8_t *token, size_t token_len,
-                           struct error *err);
+int migration_find_for_attach(const struct migration_table *table, const struct uuid *id,
+                              const uint8_t *token, size_t token_len, struct migration **ret,
+                              struct error *err);
 
 /*
  * Take the memory over: register every region, start the lanes, state active.
@@ -159,8 +162,8 @@ int migration_attach(struct migration *m, const struct attach_memory *memory, pi
                      int vmm_pidfd, struct error *err);
 void migration_connect(struct migration *m);
 
-/* The VMM's connection ended; true if its process is known to have ended, too. */
-bool migration_vmm_gone(struct migration *m);
+/* The VMM's connection ended: its process may have, too. */
+void migration_vmm_hung_up(struct migration *m);
 
 /* The operator's commands: -errno with a text. */
 int migration_cancel(struct migration *m, bool force, struct error *err);

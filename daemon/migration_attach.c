@@ -38,12 +38,17 @@ static bool token_equal(const uint8_t *a, size_t a_len, const uint8_t *b, size_t
 	return difference == 0;
 }
 
-int migration_check_attach(const struct migration *m, const uint8_t *token, size_t token_len,
-                           struct error *err)
+int migration_find_for_attach(const struct migration_table *table, const struct uuid *id,
+                              const uint8_t *token, size_t token_len, struct migration **ret,
+                              struct error *err)
 {
+	struct migration *m = migration_table_find(table, id);
+	char text[UUID_TEXT_LEN];
+
 	if (!m)
 		return error_set(err, -ENOKEY,
-		                 "unknown migration: start it first with postcopyctl start");
+		                 "unknown migration %s: start it first with postcopyctl start",
+		                 uuid_format(id, text));
 	if (migration_state_final(m->state))
 		return error_set(
 		        err, -ENOKEY,
@@ -56,6 +61,7 @@ int migration_check_attach(const struct migration *m, const uint8_t *token, size
 		        err, -EBUSY,
 		        "two attaches for one migration: %s was attached by pid %d already",
 		        m->id_text, (int)m->vmm_pid);
+	*ret = m;
 	return 0;
 }
 

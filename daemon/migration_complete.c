@@ -143,6 +143,10 @@ void migration_check_finished(struct migration *m)
 	}
 	m->completing = true;
 	migration_lost_stop(m);
+	if (m->abandoned && !m->lanes[0].connected) {
+		migration_complete_untold(m, "it was away for too long (policy poison)");
+		return;
+	}
 	timer_start(m->completion_timer, migration_table_settings(m->table)->completion_timeout_us);
 	if (m->lanes[0].connected)
 		send_complete(m);

@@ -32,6 +32,8 @@ static void lost_poison(struct migration *m, const char *waited)
 {
 	uint64_t remaining = migration_remaining_bytes(m);
 
+	m->abandoned = true;
+
 	migration_set_text(m, LOG_ERR,
 	                   "the source was away for %s: %llu bytes that are not here yet are now "
 	                   "poisoned (policy poison)",

@@ -56,7 +56,7 @@ void migration_poison_all(struct migration *m, enum ledger_reason reason);
 int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error *err);
 /* Text for people: "was killed", "could not be killed: ...". */
 void migration_vmm_kill(struct migration *m, char *text, size_t text_len);
-bool migration_vmm_exited(const struct migration *m);
+void migration_on_vmm_alive(evutil_socket_t fd, short what, void *arg);
 
 /* migration_complete.c */
 void migration_check_finished(struct migration *m);

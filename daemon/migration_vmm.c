@@ -6,7 +6,7 @@
 #include "daemon/migration_parts.h"
 
 #include <errno.h>
-#include <poll.h>
+
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,12 +14,7 @@
 
 #include "core/log.h"
 
-bool migration_vmm_exited(const struct migration *m)
-{
-	struct pollfd p = {.fd = m->vmm_pidfd, .events = POLLIN};
-
-	return m->vmm_pidfd >= 0 && poll(&p, 1, 0) == 1 && (p.revents & POLLIN);
-}
+#define VMM_ALIVE_DELAY_US 1000000
 
 static void vmm_ended(struct migration *m)
 {
@@ -60,12 +55,24 @@ int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error 
 	return 0;
 }
 
-bool migration_vmm_gone(struct migration *m)
+/* A process that ends closes its sockets before its pidfd tells: wait a little. */
+void migration_vmm_hung_up(struct migration *m)
 {
-	if (!migration_vmm_exited(m))
-		return false;
-	vmm_ended(m);
-	return true;
+	timer_start(m->vmm_alive_timer, VMM_ALIVE_DELAY_US);
+}
+
+void migration_on_vmm_alive(evutil_socket_t fd, short what, void *arg)
+{
+	struct migration *m = arg;
+
+	(void)fd;
+	(void)what;
+	if (!migration_state_final(m->state))
+		log_migration(
+		        LOG_WARNING, m->id_text,
+		        "migration %s: the VMM (pid %d) closed its connection, but lives: its "
+		        "memory is still served",
+		        m->id_text, (int)m->vmm_pid);
 }
 
 void migration_vmm_kill(struct migration *m, char *text, size_t text_len)

@@ -143,6 +143,37 @@ static void mark_placed(struct placer *p, const struct region *r, uint64_t unit,
 }
 
 /*
+ * Is EEXIST to be believed? For a huge page that it cannot allocate UFFDIO_COPY
+ * says EEXIST as well (hugetlb_mfill_atomic_pte(), measured on 6.18).
+ * UFFDIO_CONTINUE tells: EFAULT when the file has no page. In a private mapping
+ * it cannot tell; better wait there than let the guest read zeros.
+ */
+static bool page_exists(struct placer *p, const struct region *r, uint64_t unit)
+{
+	struct resolve_result res;
+
+	if (r->backing != REGION_HUGETLB)
+		return true;
+	res = resolve_continue(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	return res.outcome != RESOLVE_FATAL || res.error != EFAULT;
+}
+
+/* Nothing can be placed in this claimed unit: it keeps what it has, or has no memory. */
+static void settle(struct placer *p, const struct region *r, uint64_t unit, bool mapped)
+{
+	if (mapped) {
+		warn_unexpected(p, r, unit, "it keeps what it has");
+		page_map_placed(p->map, unit);
+	} else {
+		warn_unmapped(p, r, unit);
+		page_map_unmapped(p->map, unit);
+		stats_add(p->stats, pages_removed, region_unit_pages(r));
+	}
+	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	count_final(p, r, 1);
+}
+
+/*
  * Place claimed units; *ret_done of them are final when it returns. An outcome
  * other than DONE stopped it at unit + *ret_done, which is still claimed.
  */
@@ -150,31 +181,25 @@ static struct resolve_result place_claimed(struct placer *p, const struct region
                                            uint64_t n, enum kind kind, const uint8_t *bytes,
                                            uint64_t *ret_done)
 {
-	uint64_t done = 0;
+	uint64_t done = 0, at_once = n;
 	struct resolve_result res = {.outcome = RESOLVE_DONE};
 
 	while (done < n) {
 		const uint8_t *from = bytes ? bytes + (done << r->unit_shift) : NULL;
-		uint64_t placed;
+		uint64_t tried = MIN(at_once, n - done), placed;
 
-		res = resolve_units(p, r, unit + done, n - done, kind, from);
+		res = resolve_units(p, r, unit + done, tried, kind, from);
 		placed = res.done_bytes >> r->unit_shift;
 		mark_placed(p, r, unit + done, placed, kind);
 		done += placed;
-		if (res.outcome == RESOLVE_ALREADY) {
-			warn_unexpected(p, r, unit + done, "it keeps what it has");
-			page_map_placed(p->map, unit + done);
-			resolve_wake(p->uffd, region_unit_hva(r, unit + done),
-			             region_unit_bytes(r));
-			count_final(p, r, 1);
-			done++;
-		} else if (res.outcome == RESOLVE_UNMAPPED) {
-			warn_unmapped(p, r, unit + done);
-			page_map_unmapped(p->map, unit + done);
-			resolve_wake(p->uffd, region_unit_hva(r, unit + done),
-			             region_unit_bytes(r));
-			stats_add(p->stats, pages_removed, region_unit_pages(r));
-			count_final(p, r, 1);
+		if (res.outcome == RESOLVE_UNMAPPED && tried > 1) {
+			/* A range that is not one mapping as a whole: which of it? */
+			at_once = 1;
+		} else if (res.outcome == RESOLVE_ALREADY && !page_exists(p, r, unit + done)) {
+			res.outcome = RESOLVE_NO_MEMORY;
+			break;
+		} else if (res.outcome == RESOLVE_ALREADY || res.outcome == RESOLVE_UNMAPPED) {
+			settle(p, r, unit + done, res.outcome == RESOLVE_ALREADY);
 			done++;
 		} else if (res.outcome != RESOLVE_DONE) {
 			break;
@@ -367,18 +392,19 @@ void placement_answer(struct placer *p, const struct region *r, uint64_t unit, e
 		resolve_poison(p->uffd, hva, region_unit_bytes(r));
 		break;
 	case PAGE_REMOVED:
-		answer_removed(p, r, hva);
-		break;
 	case PAGE_PRESENT:
 		/*
 		 * Mostly a fault that was raised before the page came. A page
-		 * that went again went by the VMM's own will: with remove events
-		 * that event follows; without, the kernel tells (a ZEROPAGE over
-		 * anything that is still there is refused).
+		 * that went again went by the VMM's own will, by far not always
+		 * with an event (none comes of a hole punched by the file's
+		 * descriptor), and the kernel tells which: a ZEROPAGE over
+		 * anything that is still there is refused, and so it is while a
+		 * removal's event is unread. A minor fault has its content in
+		 * the file, whatever was unmapped.
 		 */
 		if (minor)
 			resolve_continue(p->uffd, hva, region_unit_bytes(r));
-		else if (!p->remove_lock)
+		else
 			answer_removed(p, r, hva);
 		break;
 	default:
@@ -394,9 +420,13 @@ void placement_remove(struct placer *p, const struct region *r, uint64_t unit)
 	if (was == PAGE_POISONED || was == PAGE_PLACING || was == PAGE_REMOVED)
 		return;
 	stats_add(p->stats, pages_removed, region_unit_pages(r));
-	if (was == PAGE_MISSING || was == PAGE_REQUESTED)
-		count_final(p, r, 1);
-	/* Its threads fault again and find it removed; the answer will be dropped. */
-	if (was == PAGE_REQUESTED)
-		resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	if (was == PAGE_PRESENT)
+		return;
+	count_final(p, r, 1);
+	/*
+	 * Its threads fault again and find it removed; the answer will be dropped.
+	 * Also of a MISSING one: it may have been REQUESTED until a placement that
+	 * must be tried again gave up its claim.
+	 */
+	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
 }

@@ -294,10 +294,12 @@ int export_read_error(struct export *e, uint64_t first, uint64_t count)
 	                       &added);
 
 	if (added > 0) {
+		const struct source_region *region = region_table_find_page(e->regions, first);
+
 		log_migration(LOG_WARNING, e->id_text,
-		              "pages %" PRIu64 " + %" PRIu64
-		              " cannot be read: lost to a memory error",
-		              first, count);
+		              "%" PRIu64 " page(s) at offset %" PRIu64
+		              " of region %s cannot be read: lost to a memory error",
+		              added, (first - region->first_page) << WIRE_PAGE_SHIFT, region->name);
 		post_once(e, &e->poison_posted, on_poison_posted);
 	}
 	return r;
@@ -338,8 +340,8 @@ struct export *export_unref(struct export *e)
 		return NULL;
 	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
 		want_free(atomic_load(&e->want[lane]));
-	region_table_free(e->regions);
 	poison_set_free(e->poison);
+	region_table_free(e->regions);
 	pthread_mutex_destroy(&e->lock);
 	explicit_bzero(e->token, sizeof(e->token));
 	free(e);

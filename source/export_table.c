@@ -90,10 +90,10 @@ static int check_room(struct export_table *t, const struct export_params *params
 	HASH_ITER (hh, t->by_id, e, next)
 		alive += !export_state_final(export_state(e));
 	if (alive >= t->limits.exports)
-		return error_set(err, -ENOSPC,
-		                 "%u exports are alive, and no more are allowed (limit exports of "
-		                 "postcopy-sourced)",
-		                 alive);
+		return error_set(
+		        err, -ENOSPC,
+		        "%u exports are alive, and no more are allowed (setting [exports] max)",
+		        alive);
 	return 0;
 }
 
@@ -137,7 +137,7 @@ int export_table_add(struct export_table *t, const struct export_params *params,
 	fill(e, t, params);
 	r = region_table_new(params->regions, params->n_regions, fds, n_fds, t->limits.export_bytes,
 	                     &e->regions, err);
-	if (r == 0 && poison_set_new(e->regions->n_pages, &e->poison) < 0)
+	if (r == 0 && poison_set_new(e->regions, &e->poison) < 0)
 		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
 		              (unsigned long long)e->regions->n_pages);
 	if (r < 0) {

@@ -70,7 +70,8 @@ static void run_append(struct page_frame *f, uint64_t page, enum page_kind kind)
 	f->n_pages++;
 	f->n_zero += kind == PAGE_KIND_ZERO;
 	f->n_poisoned += kind == PAGE_KIND_POISONED;
-	if (last && last->kind == kind && last->first + last->count == page)
+	if (last && last->kind == kind && last->first + last->count == page &&
+	    page != f->region_first)
 		last->count++;
 	else
 		f->runs[f->n_runs++] = (struct page_run){page, 1, kind};
@@ -123,6 +124,7 @@ ssize_t page_frame_add(struct page_frame *f, uint64_t first, uint32_t count)
 	max = MIN(max, (uint32_t)MEMORY_READ_PAGES_MAX);
 	if (!r || first + max > r->first_page + r->n_pages)
 		return -EINVAL;
+	f->region_first = r->first_page;
 	n = count_poison(f, first, max, true);
 	if (n > 0) {
 		for (unsigned i = 0; i < n; i++)

@@ -26,6 +26,7 @@ struct page_frame {
 	struct page_run guess;
 	unsigned data_max;
 	unsigned n_data;
+	uint64_t region_first; /* of the region of the last add: no run crosses its end */
 	uint32_t n_pages;
 	uint32_t n_zero;
 	uint32_t n_poisoned;

@@ -49,7 +49,7 @@ static void on_accept(int fd, void *user)
 	if (l->n_sessions >= l->max_sessions) {
 		if (!l->full)
 			log_warning("%u connections have not said who they are; closing new ones "
-			            "(limit sessions)",
+			            "(setting [listen] sessions)",
 			            l->n_sessions);
 		l->full = true;
 		close(fd);

@@ -16,6 +16,7 @@
 #include "core/clock.h"
 
 struct poison_set {
+	const struct region_table *regions;
 	struct bitmap *lost;
 	_Atomic uint64_t count;
 	pthread_mutex_t lock; /* of the log, and of setting bits */
@@ -38,18 +39,19 @@ const char *poison_reason_name(enum poison_reason reason)
 	return (size_t)reason < ARRAY_SIZE(names) ? names[reason] : "unknown";
 }
 
-int poison_set_new(uint64_t n_pages, struct poison_set **ret)
+int poison_set_new(const struct region_table *regions, struct poison_set **ret)
 {
 	struct poison_set *s = calloc(1, sizeof(*s));
 	int r;
 
 	if (!s)
 		return -ENOMEM;
-	r = bitmap_new(n_pages, &s->lost);
+	r = bitmap_new(regions->n_pages, &s->lost);
 	if (r < 0) {
 		free(s);
 		return r;
 	}
+	s->regions = regions;
 	pthread_mutex_init(&s->lock, NULL);
 	*ret = s;
 	return 0;
@@ -92,13 +94,21 @@ static int log_reserve(struct poison_set *s)
 	return 0;
 }
 
+/* Entries are sent as runs, which never cross a region's end. */
+static bool entry_goes_on(const struct poison_set *s, const struct poison_entry *last,
+                          uint64_t page, enum poison_reason reason, enum poison_reporter by)
+{
+	return last->first + last->count == page && last->reason == reason && last->by == by &&
+	       region_table_find_page(s->regions, page)->first_page != page;
+}
+
 /* Append one page that was not known before, to the last entry where it fits. */
 static void log_append(struct poison_set *s, uint64_t page, enum poison_reason reason,
                        enum poison_reporter by, uint64_t now_us)
 {
 	struct poison_entry *last = s->n_log ? &s->log[s->n_log - 1] : NULL;
 
-	if (last && last->first + last->count == page && last->reason == reason && last->by == by) {
+	if (last && entry_goes_on(s, last, page, reason, by)) {
 		last->count++;
 		return;
 	}

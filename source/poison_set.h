@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "core/cleanup.h"
+#include "source/region_table.h"
 #include "wire/page_message.h"
 
 enum poison_reporter {
@@ -37,7 +38,8 @@ struct poison_entry {
 
 struct poison_set;
 
-int poison_set_new(uint64_t n_pages, struct poison_set **ret);
+/* For the pages of the table, which must live as long: no run crosses a region's end. */
+int poison_set_new(const struct region_table *regions, struct poison_set **ret);
 struct poison_set *poison_set_free(struct poison_set *s); /* always NULL */
 DEFINE_CLEANUP(struct poison_set, poison_set_free)
 
@@ -47,7 +49,7 @@ bool poison_set_test(const struct poison_set *s, uint64_t page);
 uint64_t poison_set_count(const struct poison_set *s);
 
 /*
- * These pages are lost. Pages that were known before stay as they were.
+ * These pages, all in one region, are lost. Pages that were known before stay as they were.
  * *ret_added (may be NULL) is how many are new. -ENOMEM: only some are in.
  */
 int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum poison_reason reason,

@@ -69,10 +69,6 @@ static int check_backing(const struct export_region *r, const struct memory *m, 
 		        err, -EINVAL,
 		        "anonymous memory is exported with a descriptor of /proc/self/mem, "
 		        "not of a file");
-	if (r->backing == BACKING_MEMFD && m->kind != MEMORY_FILE)
-		return error_set(
-		        err, -EINVAL,
-		        "memfd memory is exported with its memory file, not /proc/self/mem");
 	if (!is_aligned(r->fd_offset.off, WIRE_PAGE_SIZE))
 		return error_set(err, -EINVAL,
 		                 "offset %" PRIu64 " in its memory is not a multiple of 4096",
@@ -93,7 +89,7 @@ static int region_add(struct region_table *t, const struct export_region *r, con
 	if (r->length_bytes > max_bytes - (t->n_pages << WIRE_PAGE_SHIFT))
 		return error_set(err, -E2BIG,
 		                 "the regions together exceed %" PRIu64
-		                 " bytes (limit export_bytes of postcopy-sourced)",
+		                 " bytes (setting [exports] bytes)",
 		                 max_bytes);
 	if (r->fd >= n_fds || fds[r->fd] < 0)
 		return error_set(err, -EINVAL,

@@ -214,6 +214,19 @@ static bool take_run(struct link *link, const struct source_region *r, uint64_t 
 	return true;
 }
 
+/* A unit was taken: go on behind it, or, at the window's end, where it was before. */
+static void move_on(struct serve_stream *s)
+{
+	uint64_t n = s->unit_end - s->unit_at;
+
+	s->position = s->unit_end;
+	if (s->window_left == 0)
+		return;
+	s->window_left -= (uint32_t)MIN(n, (uint64_t)s->window_left);
+	if (s->window_left == 0)
+		s->position = s->return_position;
+}
+
 /* Choose what to send next. False: nothing is wanted any more. */
 static bool next_unit(struct link *link)
 {
@@ -229,20 +242,9 @@ static bool next_unit(struct link *link)
 		uint32_t unit_pages = s->unit_pages[r - t->regions];
 
 		if (unit_pages > 1 ? take_unit(link, r, unit_pages, page) : take_run(link, r, page))
-			s->position = s->unit_end;
+			move_on(s);
 	}
 	return true;
-}
-
-static void count_sent(struct serve_stream *s, uint32_t n)
-{
-	s->unit_at += n;
-	s->sent += n;
-	if (s->window_left == 0)
-		return;
-	s->window_left -= MIN(n, s->window_left);
-	if (s->window_left == 0)
-		s->position = s->return_position;
 }
 
 static int fill_frame(struct link *link, struct page_frame *f)
@@ -256,7 +258,8 @@ static int fill_frame(struct link *link, struct page_frame *f)
 
 		if (n < 0)
 			return (int)n;
-		count_sent(s, (uint32_t)n);
+		s->unit_at += (uint64_t)n;
+		s->sent += (uint64_t)n;
 	}
 	return 0;
 }

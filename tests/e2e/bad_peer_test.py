@@ -147,7 +147,7 @@ def test_tls_1_2_client():
     with Bed(FAST) as bed:
         _, text = openssl_client(bed, "-tls1_2", *certificate(bed))
         check("protocol version" in text, text[-500:])
-        wait_until("the agent tells it", lambda: "protocol" in bed.agent.log_text().lower())
+        wait_until("the agent tells it", lambda: "TLS 1.3 is required" in bed.agent.log_text())
         still_serves(bed)
 
 

@@ -6,7 +6,8 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 from e2e import Bed, check, main  # noqa: E402 pylint: disable=wrong-import-position
 
-FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
+FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms",
+                       "completion_timeout": "1s"}}
 
 
 def in_the_middle(bed, *start, destination=()):

@@ -255,10 +255,15 @@ static void test_slow_reader(void **state)
 
 	(void)state;
 	destination_resume(bulk, 0, PAGES, 1, NULL, true);
+	destination_expect(bulk, PAGE_MESSAGE_PAGES); /* it has begun */
+	got.n = 0;
+	take(&bulk->m);
 	for (uint64_t page = PAGES - 100; page < PAGES; page++)
 		destination_expect_page(urgent, page,
 		                        page % 4 == 3 ? PAGE_KIND_ZERO : PAGE_KIND_DATA);
-	receive_round(bulk);
+	while (destination_receive(bulk) == PAGE_MESSAGE_PAGES)
+		take(&bulk->m);
+	assert_int_equal(bulk->m.type, PAGE_MESSAGE_PROGRESS);
 	/* What urgent answered is not sent again: it was far behind what the queues hold. */
 	assert_int_equal(got.n, PAGES - 100);
 	destination_free(urgent);
@@ -289,13 +294,61 @@ static void test_reconnect(void **state)
 	fixture_free(f);
 }
 
+static void assert_no_crossing(const struct page_message *m, uint64_t end)
+{
+	for (size_t i = 0; i < m->pages.runs.n_runs; i++) {
+		const struct page_run *run = &m->pages.runs.runs[i];
+
+		assert_true(run->first >= end || run->first + run->count <= end);
+	}
+}
+
+/* Zeros at a region's end and at the next one's start are two runs. */
+static void test_no_run_crosses_a_region(void **state)
+{
+	struct fixture *f = fixture_new(NULL);
+	struct export_region r[] = {memfd_region("low", 0, 4), memfd_region("high", 1 << 30, 8)};
+	struct attach_request q = export_request(1, r, 2);
+	int fds[] = {memory_new(0, 4), memory_new(4, 8)};
+	struct page_run both[] = {{0, 4, 0}, {4, 8, 0}};
+	struct vmm v = vmm_connect(f);
+	uint8_t zero[WIRE_PAGE_SIZE] = {0};
+
+	(void)state;
+	r[1].fd = 1;
+	assert_int_equal(pwrite(fds[1], zero, PAGE, 0), PAGE); /* page 4 as page 3 */
+	assert_int_equal(vmm_ask(&v, &q, fds, 2, NULL), 0);
+	assert_int_equal(vmm_freeze(&v), 0);
+
+	struct destination *d = destination_hello(f, 1, LINK_ROLE_BULK, 0);
+	struct destination *urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
+
+	destination_ask_runs(urgent, 1, both, 2);
+	destination_expect(urgent, PAGE_MESSAGE_PAGES);
+	assert_no_crossing(&urgent->m, 4);
+	destination_resume(d, 0, 12, 1, NULL, true);
+	destination_expect(d, PAGE_MESSAGE_PAGES);
+	assert_no_crossing(&d->m, 4);
+	destination_free(urgent);
+	destination_free(d);
+	close(fds[0]);
+	close(fds[1]);
+	close(v.sock);
+	fixture_free(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(test_all_in_order),     cmocka_unit_test(test_only_what_is_wanted),
-	        cmocka_unit_test(test_units_and_urgent), cmocka_unit_test(test_position_and_window),
-	        cmocka_unit_test(test_jump_under_way),   cmocka_unit_test(test_bandwidth),
-	        cmocka_unit_test(test_slow_reader),      cmocka_unit_test(test_reconnect),
+	        cmocka_unit_test(test_all_in_order),
+	        cmocka_unit_test(test_only_what_is_wanted),
+	        cmocka_unit_test(test_units_and_urgent),
+	        cmocka_unit_test(test_position_and_window),
+	        cmocka_unit_test(test_jump_under_way),
+	        cmocka_unit_test(test_bandwidth),
+	        cmocka_unit_test(test_slow_reader),
+	        cmocka_unit_test(test_reconnect),
+	        cmocka_unit_test(test_no_run_crosses_a_region),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

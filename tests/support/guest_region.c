@@ -144,7 +144,7 @@ void guest_regions_describe(const struct guest *g, struct postcopy_region *ret)
 		        .address = r->address,
 		        .length = r->length,
 		        .page_size = guest_region_page_size(r),
-		        .backing = backing_of(r),
+		        .backing = g->by_process ? POSTCOPY_BACKING_ANONYMOUS : backing_of(r),
 		        .mode = minor ? POSTCOPY_MODE_MINOR : POSTCOPY_MODE_MISSING,
 		        .uffd = (uint32_t)(i % g->n_uffds),
 		        .memory_fd = g->by_process ? -1 : r->fd,

@@ -115,21 +115,32 @@ static void touch_page(struct guest_touch *t, const struct toucher *self, uint64
 	atomic_fetch_or_explicit(&t->found[page], (uint8_t)found, memory_order_relaxed);
 }
 
-/* Stop in the middle until the driver says "go". */
-static void pause_here(struct guest_touch *t)
+/* Nothing but "go" is ever sent; the end of the input means the same. */
+static void await_go(struct guest_touch *t)
 {
 	char word[64];
 
+	guest_event("paused", "%llu",
+	            (unsigned long long)(t->guest->pause_after * t->guest->threads));
+	if (read(STDIN_FILENO, word, sizeof(word)) < 0)
+		guest_event("stdin", "%s", strerror(errno));
 	pthread_mutex_lock(&t->lock);
-	if (++t->paused == t->guest->threads) {
-		guest_event("paused", "%llu",
-		            (unsigned long long)(t->guest->pause_after * t->guest->threads));
-		/* Nothing but "go" is ever sent; its absence (EOF) means the same. */
-		if (read(STDIN_FILENO, word, sizeof(word)) < 0)
-			guest_event("stdin", "%s", strerror(errno));
-		t->go = true;
-		pthread_cond_broadcast(&t->changed);
-	}
+	t->go = true;
+	pthread_cond_broadcast(&t->changed);
+	pthread_mutex_unlock(&t->lock);
+}
+
+/* Stop in the middle until the driver says "go"; the last one to come here listens. */
+static void pause_here(struct guest_touch *t)
+{
+	bool last;
+
+	pthread_mutex_lock(&t->lock);
+	last = ++t->paused == t->guest->threads;
+	pthread_mutex_unlock(&t->lock);
+	if (last)
+		await_go(t);
+	pthread_mutex_lock(&t->lock);
 	while (!t->go)
 		pthread_cond_wait(&t->changed, &t->lock);
 	pthread_mutex_unlock(&t->lock);

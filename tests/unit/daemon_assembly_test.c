@@ -122,7 +122,7 @@ static void pieces_outside_are_refused(void **state)
 	_cleanup_(cleanup_assembly_free) struct assembly *a = assembly_for(0);
 	static const struct {
 		uint32_t first, count;
-	} bad[] = {{PAGES, 1}, {PAGES - 1, 2},      {0, PAGES + 1}, {0, 0},
+	} bad[] = {{PAGES, 1},      {PAGES - 1, 2},  {0, PAGES + 1},          {0, 0},
 	           {1, UINT32_MAX}, {UINT32_MAX, 1}, {UINT32_MAX, UINT32_MAX}};
 
 	(void)state;

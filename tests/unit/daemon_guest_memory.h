@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 
 #include "core/cleanup.h"
 #include "core/uffd_abi.h"
@@ -69,6 +70,7 @@ static inline void touch_on_sigbus(int signal_number, siginfo_t *info, void *con
 /* At every touch: cmocka installs a handler of its own for each test. */
 static inline void touch_init(void)
 {
+	/* NODEFER: under TSan the jump out of the handler does not unblock the signal. */
 	struct sigaction action = {.sa_sigaction = touch_on_sigbus,
 	                           .sa_flags = SA_SIGINFO | SA_NODEFER};
 
@@ -83,7 +85,7 @@ __attribute__((no_sanitize("address", "thread"))) static inline bool touch_read(
 
 	touch_init();
 	touch_armed = 1;
-	if (sigsetjmp(touch_env, 0) == 0) {
+	if (sigsetjmp(touch_env, 1) == 0) {
 		*ret = *(const volatile uint8_t *)at;
 		healthy = true;
 	}
@@ -98,7 +100,7 @@ __attribute__((no_sanitize("address", "thread"))) static inline bool touch_write
 
 	touch_init();
 	touch_armed = 1;
-	if (sigsetjmp(touch_env, 0) == 0) {
+	if (sigsetjmp(touch_env, 1) == 0) {
 		*(volatile uint8_t *)at = value;
 		healthy = true;
 	}
@@ -168,6 +170,42 @@ static inline void huge_give_back(void)
 	huge_added = 0;
 }
 
+/*
+ * A file of length_bytes in a hugetlbfs of its own that has room for room_bytes:
+ * it runs out of huge pages, and nobody else's pool is emptied. -1 where
+ * mounting is not permitted.
+ */
+static inline int small_hugetlbfs_file(uint64_t room_bytes, uint64_t length_bytes)
+{
+	char dir[] = "/tmp/postcopyd-test-XXXXXX", path[64], options[64];
+	int fd = -1;
+
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(options, sizeof(options), "pagesize=2M,size=%llu", (unsigned long long)room_bytes);
+	if (mount("none", dir, "hugetlbfs", 0, options) == 0) {
+		snprintf(path, sizeof(path), "%s/guest", dir);
+		fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	if (fd >= 0 && ftruncate(fd, (off_t)length_bytes) < 0)
+		close_fd(&fd);
+	return fd;
+}
+
+/* Take and give back the huge page number n of the file. */
+static inline bool huge_use_one(int file, uint64_t n)
+{
+	return fallocate(file, 0, (off_t)(n << HUGE_SHIFT), (off_t)HUGE_BYTES) == 0;
+}
+
+static inline bool huge_give_one(int file, uint64_t n)
+{
+	return fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(n << HUGE_SHIFT),
+	                 (off_t)HUGE_BYTES) == 0;
+}
+
 /* ---- memory ---- */
 
 static inline bool uffd_permitted(void)
@@ -203,8 +241,7 @@ static inline void *memory_map(enum memory_kind kind, uint64_t bytes, int *ret_m
 	if (kind == MEMORY_ANON)
 		return mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	*ret_memfd = memfd_create("guest",
-	                          MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	*ret_memfd = memfd_create("guest", MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
 	if (*ret_memfd < 0 || ftruncate(*ret_memfd, (off_t)bytes) < 0)
 		return MAP_FAILED;
 	return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *ret_memfd, 0);

@@ -51,9 +51,9 @@ static void ids_never_asked_for_are_not_found(void **state)
 	assert_null(in_flight_find(t, 1));
 	assert_null(in_flight_find(t, UINT64_MAX));
 	e = in_flight_add(t, 1, 1);
-	assert_null(in_flight_find(t, e->id + 1));                /* a free slot */
-	assert_null(in_flight_find(t, e->id + CAPACITY));         /* no slot */
-	assert_null(in_flight_find(t, e->id + (1U << 16)));       /* a later generation */
+	assert_null(in_flight_find(t, e->id + 1));          /* a free slot */
+	assert_null(in_flight_find(t, e->id + CAPACITY));   /* no slot */
+	assert_null(in_flight_find(t, e->id + (1U << 16))); /* a later generation */
 	assert_null(in_flight_find(t, e->id | UINT64_C(1) << 63));
 	assert_null(in_flight_find(t, 0)); /* what a free entry's id reads as */
 }

@@ -166,8 +166,8 @@ static void entries_are_complete_when_visible(void **state)
 	assert_int_equal(pthread_create(&reader_thread, NULL, reader_main, &reader), 0);
 	for (uint64_t i = 0; i < WRITERS; i++) {
 		writers[i] = (struct writer){.l = &l, .first = i * ENTRIES_A_WRITER};
-		assert_int_equal(
-		        pthread_create(&writer_threads[i], NULL, writer_main, &writers[i]), 0);
+		assert_int_equal(pthread_create(&writer_threads[i], NULL, writer_main, &writers[i]),
+		                 0);
 	}
 	for (size_t i = 0; i < WRITERS; i++) {
 		pthread_join(writer_threads[i], NULL);

@@ -68,7 +68,8 @@ static int op_remove(struct page_map *m, uint64_t unit)
 	return (int)page_map_remove(m, unit);
 }
 
-static void check_transitions(const struct transition *table, int (*op)(struct page_map *, uint64_t))
+static void check_transitions(const struct transition *table,
+                              int (*op)(struct page_map *, uint64_t))
 {
 	for (size_t i = 0; i < PAGE_STATES_; i++) {
 		uint8_t bytes[3] = {PAGE_PRESENT, (uint8_t)table[i].from, PAGE_POISONED};
@@ -147,9 +148,9 @@ static void states_have_names(void **state)
 /* ---- the property: random operations, racing threads ---- */
 
 #define THREADS 6
-#define UNITS 24              /* few, so that threads meet all the time */
-#define ROUNDS 400            /* each begins with all units MISSING */
-#define CLAIMS_A_ROUND 4000   /* 1.6 million in all */
+#define UNITS 24            /* few, so that threads meet all the time */
+#define ROUNDS 400          /* each begins with all units MISSING */
+#define CLAIMS_A_ROUND 4000 /* 1.6 million in all */
 
 struct race {
 	struct page_map map;
@@ -240,8 +241,8 @@ static void step(struct racer *r)
 	case 0:
 		if (racer_random(r) % 64 == 0) {
 			found = page_map_remove(&race->map, unit);
-			wrong_if(race, was_poisoned && found != PAGE_POISONED &&
-			                       found != PAGE_PLACING);
+			wrong_if(race,
+			         was_poisoned && found != PAGE_POISONED && found != PAGE_PLACING);
 		}
 		break;
 	case 1 ... 12:

@@ -185,8 +185,8 @@ static const struct bad_table bad_tables[] = {
          odd_length, 0, 0},
         {"region high: host address 0x7e0000001000 is not aligned to its page size 2097152",
          odd_hva, 0, 0},
-        {"region low: guest-physical address 0x64 is not aligned to its page size 4096", odd_gpa,
-         0, 0},
+        {"region low: guest-physical address 0x64 is not aligned to its page size 4096", odd_gpa, 0,
+         0},
         {"region device: offset 512 in its memory file is not aligned", odd_offset, 0, 0},
         {"region low: page size must be a power of two from 4 KiB to 1 GiB", small_unit, 0, 0},
         {"region low: page size must be a power of two from 4 KiB to 1 GiB", large_unit, 0, 0},
@@ -219,8 +219,8 @@ static void refuses_bad_tables(void **state)
 
 		memcpy(regions, good, sizeof(good));
 		bad->spoil(regions);
-		assert_int_equal(region_table_new(regions, N_GOOD,
-		                                  bad->n_lanes ? bad->n_lanes : 2, &t, &err),
+		assert_int_equal(region_table_new(regions, N_GOOD, bad->n_lanes ? bad->n_lanes : 2,
+		                                  &t, &err),
 		                 -EINVAL);
 		assert_null(t);
 		assert_int_equal(err.code, -EINVAL);

@@ -26,10 +26,10 @@ static void a_sum_has_every_counter(void **state)
 
 	(void)state;
 	/* A value of its own for each: a swapped or forgotten counter shows. */
-#define X(name)                      \
-	n++;                         \
-	stats_add(&a, name, n);      \
-	stats_add(&a, name, 1);      \
+#define X(name)                 \
+	n++;                    \
+	stats_add(&a, name, n); \
+	stats_add(&a, name, 1); \
 	stats_add(&b, name, 1000 * n);
 	STATS_COUNTERS(X)
 #undef X

@@ -79,8 +79,7 @@ static void adopts_one_that_is_handshaken(void **state)
 		assert_int_equal(uffd_adopt(fd, &info, NULL), 0);
 		assert_true(info.handshake_was_done);
 		assert_true(info.features == features[i]);
-		assert_int_equal(info.remove_events,
-		                 !!(features[i] & UFFD_FEATURE_EVENT_REMOVE));
+		assert_int_equal(info.remove_events, !!(features[i] & UFFD_FEATURE_EVENT_REMOVE));
 		/* Not asked for at the handshake, but the kernel has it: found out. */
 		assert_int_equal(info.poison_supported, has_poison);
 	}
@@ -389,8 +388,8 @@ static void poison_outlives_unregistering(void **state)
 		                 RESOLVE_DONE);
 		assert_int_equal(resolve_poison(m.uffd, guest_memory_hva(&m, 1), PAGE).outcome,
 		                 RESOLVE_DONE);
-		assert_int_equal(
-		        uffd_unregister(m.uffd, guest_memory_hva(&m, 0), m.length_bytes), 0);
+		assert_int_equal(uffd_unregister(m.uffd, guest_memory_hva(&m, 0), m.length_bytes),
+		                 0);
 		touch_code = 0;
 		assert_false(touch_read(guest_memory_at(&m, 1), &byte));
 		assert_true(touch_was_poison());
@@ -476,9 +475,12 @@ int main(void)
 	        cmocka_unit_test(unregistering_ends_faults),
 	        cmocka_unit_test(reads_a_batch),
 	};
+	int rc;
 
 	if (!uffd_permitted())
 		return TEST_SKIPPED;
 	has_poison = poison_permitted();
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	rc = cmocka_run_group_tests(tests, NULL, NULL);
+	huge_give_back(); /* also after a failed test */
+	return rc;
 }
