@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "daemon/control_server.h"
+#include "daemon/metrics.h"
 
 /* Promise: a start that cannot work is refused before anything exists. */
 static void test_start_bad(void **state)
@@ -299,6 +300,30 @@ static void test_access(void **state)
 	assert_int_equal(ask_as_nobody(f), EACCES);
 }
 
+struct metric {
+	const char *line;
+	bool found;
+};
+
+static void metric_find(struct fixture *f, void *arg)
+{
+	struct metric *metric = arg;
+	struct evbuffer *buf = evbuffer_new();
+
+	assert_int_equal(metrics_write(daemon_migrations(f->daemon), buf), 0);
+	metric->found = evbuffer_search(buf, metric->line, strlen(metric->line), NULL).pos >= 0;
+	evbuffer_free(buf);
+}
+
+static void expect_metric(struct fixture *f, const char *line)
+{
+	struct metric metric = {.line = line};
+
+	fixture_call(f, metric_find, &metric);
+	if (!metric.found)
+		fail_msg("/metrics has no line %s", line);
+}
+
 static sigjmp_buf sigbus_jump;
 
 static void on_sigbus(int number)
@@ -348,6 +373,11 @@ static void test_poison(void **state)
 	if (reply.error)
 		fail_msg("%s", reply.text);
 	assert_int_equal(pthread_create(&guest, NULL, touch, memory + 4 * 4096), 0);
+	for (uint64_t faults = 0; faults == 0;) { /* until the guest waits */
+		control_call(f, &get, &response);
+		faults = response.migrations->faults;
+		control_response_free(&response);
+	}
 	r.poison.ranges = &(struct poison_range){{REGION_GPA + REGION_BYTES - 4096}, 8192};
 	r.poison.n_ranges = 1;
 	control_refused(f, &r, ERANGE, "no region at guest-physical 0x110000");
@@ -380,6 +410,9 @@ static void test_poison(void **state)
 		assert_int_equal(m->pages_poisoned, 2);
 		assert_int_equal(m->memory_remaining, REGION_BYTES - 2 * 4096);
 		control_response_free(&response);
+		expect_metric(f, "\npostcopyd_faults_total 1\n"); /* totals outlive it */
+		expect_metric(f, "\npostcopyd_pages_total{kind=\"poisoned\"} 2\n");
+		expect_metric(f, "\npostcopyd_lost_bytes_total 8192\n");
 		if (round == 1)
 			break;
 		r = simple_request(CONTROL_REQUEST_CANCEL, 1);

@@ -381,7 +381,7 @@ static UNUSED void destination_send(struct destination *d, const struct page_mes
 	ssize_t n = page_message_encode(m, buf, PAGE_MESSAGE_HEAD_MAX);
 
 	assert_true(n > 0);
-	if (payload_len)
+	if (payload && payload_len)
 		memcpy(buf + n, payload, payload_len);
 	destination_write(d, buf, (size_t)n + payload_len);
 	free(buf);

@@ -21,7 +21,7 @@
 #include "daemon/ledger.h"
 
 #define WRITERS 4
-#define ENTRIES_A_WRITER 20000
+#define ENTRIES_A_WRITER 100000
 #define CAPACITY ((uint64_t)WRITERS * ENTRIES_A_WRITER)
 
 /* Every field follows from the unit, so that a torn entry shows. */
@@ -100,6 +100,7 @@ static void goes_on_with_what_is_there(void **state)
 
 struct writer {
 	struct ledger *l;
+	pthread_barrier_t *start;
 	uint64_t first;
 	uint64_t n_failed;
 };
@@ -112,6 +113,7 @@ static void *writer_main(void *arg)
 {
 	struct writer *w = arg;
 
+	pthread_barrier_wait(w->start);
 	for (uint64_t i = 0; i < ENTRIES_A_WRITER; i++) {
 		struct ledger_entry e = entry_of(w->first + i);
 
@@ -160,12 +162,15 @@ static void entries_are_complete_when_visible(void **state)
 	struct ledger_entry one_more = entry_of(1);
 	struct ledger l;
 	struct reader reader = {.l = &l};
+	pthread_barrier_t start;
 
 	(void)state;
+	pthread_barrier_init(&start, NULL, WRITERS);
 	ledger_init(&l, area, CAPACITY);
 	assert_int_equal(pthread_create(&reader_thread, NULL, reader_main, &reader), 0);
 	for (uint64_t i = 0; i < WRITERS; i++) {
-		writers[i] = (struct writer){.l = &l, .first = i * ENTRIES_A_WRITER};
+		writers[i] =
+		        (struct writer){.l = &l, .start = &start, .first = i * ENTRIES_A_WRITER};
 		assert_int_equal(pthread_create(&writer_threads[i], NULL, writer_main, &writers[i]),
 		                 0);
 	}
@@ -173,6 +178,7 @@ static void entries_are_complete_when_visible(void **state)
 		pthread_join(writer_threads[i], NULL);
 		assert_int_equal(writers[i].n_failed, 0);
 	}
+	pthread_barrier_destroy(&start);
 	/* All appends succeeded, so this cannot wait for ever. */
 	assert_int_equal(ledger_count(&l), CAPACITY);
 	pthread_join(reader_thread, NULL);

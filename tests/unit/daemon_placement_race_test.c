@@ -231,6 +231,93 @@ static void a_removal_wakes_who_waits_for_the_page(void **state)
 	bed_free(&b);
 }
 
+/* ---- a removal in the middle of a placement ---- */
+
+/*
+ * The page map lies in memory with a userfaultfd of its own, and its second page
+ * is missing: a run of claims that crosses into it stops there until it is
+ * filled. So a removal can be tried at exactly that moment.
+ */
+#define CROSSING_UNIT UINT64_C(4096)
+
+struct crossing {
+	struct bed b;
+	struct guest_memory map_memory;
+	int rc;
+};
+
+static void *crossing_place_main(void *arg)
+{
+	struct crossing *c = arg;
+
+	c->rc = placement_data(&c->b.placer, c->b.r, CROSSING_UNIT - 2, 4,
+	                       bed_source(&c->b, CROSSING_UNIT - 2));
+	return NULL;
+}
+
+static void *crossing_remove_main(void *arg)
+{
+	struct crossing *c = arg;
+
+	read_removal(&c->b, true);
+	return NULL;
+}
+
+static bool wait_by_yielding(struct bed *b, bool changing)
+{
+	(void)b;
+	assert_true(changing);
+	sched_yield();
+	return true;
+}
+
+static void crossing_start(struct crossing *c)
+{
+	bed_start(MEMORY_ANON, CROSSING_UNIT + 4, POISON | REMOVE, &c->b);
+	c->b.on_wait = wait_by_yielding;
+	assert_int_equal(guest_memory_new(MEMORY_ANON, 2, 0, &c->map_memory), 0);
+	resolve_zeropage(c->map_memory.uffd, guest_memory_hva(&c->map_memory, 0), 4096);
+	page_map_init(&c->b.map, c->map_memory.base, c->b.n_units);
+}
+
+static void wait_readable(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+
+	assert_int_equal(poll(&p, 1, 10000), 1);
+}
+
+static void a_removal_waits_for_claims_to_end(void **state)
+{
+	static struct crossing c;
+	pthread_t place, remove_thread;
+	struct timespec deadline;
+	struct discard d;
+
+	(void)state;
+	crossing_start(&c);
+	assert_int_equal(pthread_create(&place, NULL, crossing_place_main, &c), 0);
+	wait_readable(c.map_memory.uffd); /* it claimed two units and stands at the third */
+	discard_start(&c.b, CROSSING_UNIT - 2, 1, &d);
+	assert_int_equal(pthread_create(&remove_thread, NULL, crossing_remove_main, &c), 0);
+	/* Noted now, the removal would find the unit claimed, and its data would come after it. */
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += 1;
+	assert_int_equal(pthread_timedjoin_np(remove_thread, NULL, &deadline), ETIMEDOUT);
+	resolve_zeropage(c.map_memory.uffd, guest_memory_hva(&c.map_memory, 1), 4096);
+	pthread_join(remove_thread, NULL);
+	discard_end(&d);
+	pthread_join(place, NULL);
+	assert_int_equal(c.rc, 0);
+	assert_state(&c.b, CROSSING_UNIT - 2, PAGE_REMOVED);
+	placement_answer(&c.b.placer, c.b.r, CROSSING_UNIT - 2, PAGE_REMOVED, false);
+	assert_int_equal(bed_content(&c.b, CROSSING_UNIT - 2), CONTENT_ZEROS);
+	for (uint64_t unit = CROSSING_UNIT - 1; unit < CROSSING_UNIT + 2; unit++)
+		assert_int_equal(bed_content(&c.b, unit), CONTENT_SOURCE);
+	guest_memory_free(&c.map_memory);
+	bed_free(&c.b);
+}
+
 /* ---- removal against placing, with a guest that looks ---- */
 
 #define STREAM_UNITS 64
@@ -396,6 +483,7 @@ int main(void)
 	        cmocka_unit_test(giving_up_leaves_units_missing),
 	        cmocka_unit_test(goes_on_when_the_event_was_read),
 	        cmocka_unit_test(a_removal_wakes_who_waits_for_the_page),
+	        cmocka_unit_test(a_removal_waits_for_claims_to_end),
 	        cmocka_unit_test(removed_pages_are_never_stale),
 	};
 
