@@ -7,7 +7,7 @@ cd "$(dirname "$0")" || exit 1
 . scripts/common.sh
 
 QUICK="build format layout unit loop fuzz e2e-quick asan"
-ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan demo bench tidy cppcheck"
+ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck"
 
 usage() {
 	cat <<TEXT
@@ -20,7 +20,7 @@ usage: ./check.sh [PART...]
   layout    include rule, licence lines, exported symbols
   e2e       real programs, real userfaultfd, real TLS (e2e-quick: the short ones)
   asan      unit, loop and fuzz with AddressSanitizer and UBSan (asan-e2e: e2e, too)
-  tsan      unit and loop with ThreadSanitizer
+  tsan      unit and loop with ThreadSanitizer (tsan-e2e: lanes end to end)
   lint      format, tidy and cppcheck
   demo      demo.sh
   bench     the fault benchmark, short
@@ -158,6 +158,8 @@ run_part() {
 	asan) built asan-build asan && tests asan asan -L '^(unit|loop|fuzz)$' -E '^layout[.]' ;;
 	asan-e2e) can_fault asan-e2e && built asan-build asan && tests asan-e2e asan -L '^e2e' ;;
 	tsan) built tsan-build tsan && tests tsan tsan -L '^(unit|loop)$' -E '^layout[.]' ;;
+	tsan-e2e) can_fault tsan-e2e && built tsan-build tsan &&
+		tests tsan-e2e tsan -R '^e2e[.](memory|reconnect)$' ;;
 	tidy) have tidy clang-tidy && built build release && simple tidy check_tidy ;;
 	cppcheck) have cppcheck cppcheck && simple cppcheck check_cppcheck ;;
 	lint) run_part format; run_part tidy; run_part cppcheck ;;

@@ -369,9 +369,10 @@ void bulk_stream_set_bandwidth(struct bulk_stream *s, uint64_t bytes_per_second)
 bool bulk_stream_wait_retry(struct bulk_stream *s, bool changing)
 {
 	struct pollfd stop = {.fd = s->params.stop_fd, .events = POLLIN};
-
 	/* The urgent thread reads the event; the kernel tells nobody else when. */
-	return poll(&stop, 1, changing ? 1 : 10) == 0 || errno == EINTR;
+	int n = poll(&stop, 1, changing ? 1 : 10);
+
+	return n == 0 || (n < 0 && errno == EINTR);
 }
 
 /* ---- life ---- */

@@ -234,6 +234,12 @@ static const request_fn request_fns[] = {
         [CONTROL_REQUEST_POISON] = run_poison,
 };
 
+bool control_request_changes(enum control_request_type type)
+{
+	return type != CONTROL_REQUEST_LIST && type != CONTROL_REQUEST_GET &&
+	       type != CONTROL_REQUEST_PROBE;
+}
+
 int control_request_run(struct migration_table *table, const struct control_request *request,
                         struct control_response *ret_response, struct error *err)
 {

@@ -14,6 +14,9 @@
 int control_request_run(struct migration_table *table, const struct control_request *request,
                         struct control_response *ret_response, struct error *err);
 
+/* False for those that only look: they may come every second and are no news. */
+bool control_request_changes(enum control_request_type type);
+
 /* -ENOENT with the text that every request gives for it. */
 int control_unknown_migration(const struct uuid *id, struct error *err);
 

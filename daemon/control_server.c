@@ -139,9 +139,10 @@ static void run_request(struct control_client *c, const struct control_request *
 		return;
 	}
 	r = control_request_run(c->server->table, request, &response, &error);
-	log_info("control: uid %u, pid %d: %s%s%s", (unsigned)ipc_peer(c->connection)->uid,
-	         (int)ipc_peer(c->connection)->pid, control_request_type_name(request->type),
-	         r < 0 ? " refused: " : "", r < 0 ? error.text : "");
+	log_write(control_request_changes(request->type) ? LOG_INFO : LOG_DEBUG, NULL, 0,
+	          "control: uid %u, pid %d: %s%s%s", (unsigned)ipc_peer(c->connection)->uid,
+	          (int)ipc_peer(c->connection)->pid, control_request_type_name(request->type),
+	          r < 0 ? " refused: " : "", r < 0 ? error.text : "");
 	if (r < 0) {
 		respond_error(c, request->id, &error);
 		return;

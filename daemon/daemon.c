@@ -85,6 +85,12 @@ static void log_live(const struct daemon *d)
 	     m = migration_table_next(d->migrations, m)) {
 		if (migration_state_final(m->state))
 			continue;
+		if (m->state == MIGRATION_SETUP) {
+			log_migration(LOG_NOTICE, m->id_text,
+			              "migration %s: the daemon ends before a VMM attached",
+			              m->id_text);
+			continue;
+		}
 		log_migration(
 		        LOG_WARNING, m->id_text,
 		        "migration %s: the daemon ends in state %s with %llu bytes missing: the "

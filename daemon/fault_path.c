@@ -521,9 +521,9 @@ void fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_un
 	}
 }
 
-int fault_path_send_complete(struct fault_path *fp, const struct page_message *complete)
+int fault_path_send(struct fault_path *fp, const struct page_message *m)
 {
-	return fp->link ? source_link_send(fp->link, complete) : -ENOTCONN;
+	return fp->link ? source_link_send(fp->link, m) : -ENOTCONN;
 }
 
 /* ---- life ---- */

@@ -55,8 +55,8 @@ void fault_path_disconnect(struct fault_path *fp);
 void fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,
                        enum ledger_reason reason);
 
-/* 0 or -ENOTCONN. */
-int fault_path_send_complete(struct fault_path *fp, const struct page_message *complete);
+/* Complete, or Error. 0 or -ENOTCONN. */
+int fault_path_send(struct fault_path *fp, const struct page_message *m);
 
 /* placer_callbacks.wait_retry of the urgent thread; user is the fault path. */
 bool fault_path_wait_retry(struct fault_path *fp, bool changing);

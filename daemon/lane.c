@@ -187,6 +187,12 @@ static int make_memory(struct lane *lane, const struct lane_params *params)
 		lane->zeros = NULL;
 		return -ENOMEM;
 	}
+	/*
+	 * Maps the kernel's one page of zeros everywhere. A COPY from memory that
+	 * is not mapped yet takes a second huge page while it looks again; without
+	 * this a pool of exactly the guest's size would run short.
+	 */
+	(void)madvise(lane->zeros, lane->zeros_bytes, MADV_POPULATE_READ);
 	return 0;
 }
 
@@ -267,6 +273,18 @@ int lane_new(const struct lane_params *params, struct lane **ret, struct error *
 	return 0;
 }
 
+/* The threads have ended: the link is this thread's now. The last words need no loop. */
+static void say_give_up(struct lane *lane)
+{
+	struct page_message m = {.type = PAGE_MESSAGE_ERROR};
+
+	if (!lane->faults || !lane->give_up_text[0])
+		return;
+	m.error.code = WIRE_ERROR_CANCELLED;
+	snprintf(m.error.text, sizeof(m.error.text), "%s", lane->give_up_text);
+	(void)fault_path_send(lane->faults, &m); /* a lost link loses this, too */
+}
+
 struct lane *lane_free(struct lane *lane)
 {
 	uint64_t one = 1;
@@ -278,6 +296,7 @@ struct lane *lane_free(struct lane *lane)
 		assert(errno == EAGAIN);
 	thread_stop(&lane->urgent);
 	thread_stop(&lane->bulk);
+	say_give_up(lane);
 	lane->handle->lane = NULL;
 	lane_handle_unref(lane->handle);
 	fault_path_free(lane->faults);
@@ -304,6 +323,11 @@ struct lane *lane_free(struct lane *lane)
 }
 
 /* ---- the main thread's orders ---- */
+
+void lane_give_up(struct lane *lane, const char *why)
+{
+	snprintf(lane->give_up_text, sizeof(lane->give_up_text), "%s", why);
+}
 
 uint32_t lane_index(const struct lane *lane)
 {

@@ -108,6 +108,12 @@ void lane_send_complete(struct lane *lane, uint64_t present, uint64_t zero, uint
                         uint64_t removed);
 
 /*
+ * This host gives the migration up, and why: lane_free() then tells the source,
+ * if it can be reached, instead of just closing the link.
+ */
+void lane_give_up(struct lane *lane, const char *why);
+
+/*
  * After FINISHED: unregister the lane's regions. Poison stays. The uffd is not
  * read any more. 0 or -errno.
  */

@@ -94,6 +94,8 @@ struct lane {
 	struct fault_path *faults;  /* urgent thread's while it runs */
 	struct bulk_stream *stream; /* bulk thread's */
 
+	char give_up_text[ERROR_TEXT_MAX]; /* "": the end of the link says nothing */
+
 	/* Counts connects and disconnects: what belongs to an older one is dropped. */
 	_Atomic uint64_t generation;
 

@@ -111,7 +111,7 @@ static void send_complete(struct lane *lane, const struct order *o)
 {
 	struct error err = {0};
 
-	if (fault_path_send_complete(lane->faults, &o->complete) == 0 || !lane->links_up)
+	if (fault_path_send(lane->faults, &o->complete) == 0 || !lane->links_up)
 		return; /* when the link is down, LINK_LOST was or will be told */
 	error_set(&err, -ENOTCONN, "cannot send Complete");
 	fault_path_disconnect(lane->faults);

@@ -269,6 +269,10 @@ void migration_end(struct migration *m, enum migration_state state, const char *
 	keep_poisoned(m);
 	m->rate_bps = 0;
 	state_change(m, state, text);
+	if (state != MIGRATION_COMPLETED)
+		for (uint32_t i = 0; i < m->n_lanes; i++)
+			if (m->lanes[i].lane)
+				lane_give_up(m->lanes[i].lane, text);
 	event_active(m->release_event, EV_TIMEOUT, 0);
 }
 

@@ -162,7 +162,9 @@ static bool page_exists(struct placer *p, const struct region *r, uint64_t unit)
 static void settle(struct placer *p, const struct region *r, uint64_t unit, bool mapped)
 {
 	if (mapped) {
-		warn_unexpected(p, r, unit, "it keeps what it has");
+		warn_unexpected(p, r, unit,
+		                r->mode == REGION_MINOR ? "it now has what the source sent"
+		                                        : "it keeps what it has");
 		page_map_placed(p->map, unit);
 	} else {
 		warn_unmapped(p, r, unit);

@@ -68,7 +68,7 @@ struct placer {
  * Place n_units units from first on, all in region r. Units that are claimed or
  * final are dropped and counted. 0, -ESRCH (the VMM is gone), -ECANCELED
  * (stopped), or -errno (reported as PLACEMENT_FAILED); what was not placed is
- * MISSING again then.
+ * MISSING again then, and what the ledger has is POISONED.
  */
 int placement_data(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
                    const uint8_t *bytes);

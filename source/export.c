@@ -34,7 +34,7 @@ _Static_assert(ARRAY_SIZE(state_names) == EXPORT_STATES_, "a state has no name")
 static const unsigned allowed[] = {
         [EXPORT_EXPORTED] = BIT(EXPORT_FROZEN) | BITS_END,
         [EXPORT_FROZEN] = BIT(EXPORT_SERVING) | BIT(EXPORT_RELEASED) | BITS_END,
-        [EXPORT_SERVING] = BIT(EXPORT_RELEASED) | BITS_END,
+        [EXPORT_SERVING] = BIT(EXPORT_FROZEN) | BIT(EXPORT_RELEASED) | BITS_END,
         [EXPORT_RELEASED] = 0,
         [EXPORT_FAILED] = 0,
         [EXPORT_WITHDRAWN] = 0,
@@ -279,6 +279,15 @@ int export_complete(struct export *e, const char *text)
 	default:
 		return -ESHUTDOWN;
 	}
+}
+
+void export_given_up(struct export *e, const char *why)
+{
+	char text[ERROR_TEXT_MAX];
+
+	(void)snprintf(text, sizeof(text), "the destination gave up: %.300s", why);
+	if (set_state(e, BIT(EXPORT_SERVING), EXPORT_FROZEN, text))
+		post_once(e, &e->change_posted, on_change_posted);
 }
 
 void export_fail(struct export *e, const char *text)

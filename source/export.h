@@ -125,6 +125,12 @@ int export_start_serving(struct export *e);
 /* Any thread: the destination has everything. Also 0 when it was released before. Errors as above. */
 int export_complete(struct export *e, const char *text);
 
+/*
+ * Any thread: the destination has said that its guest is gone. Back to frozen:
+ * nobody depends on the export any more, so its VMM may withdraw it.
+ */
+void export_given_up(struct export *e, const char *why);
+
 /* Any thread: the memory has gone. */
 void export_fail(struct export *e, const char *text);
 

@@ -237,6 +237,8 @@ static void dispatch(struct link *link, const struct page_message *m)
 		              "%s lane %u: the destination gives up: %s: %s",
 		              link_role_text(link->role), link->lane,
 		              wire_error_code_name(m->error.code), m->error.text);
+		if (m->error.code == WIRE_ERROR_CANCELLED)
+			export_given_up(link->export, m->error.text);
 		link->closing = true;
 		channel_close_after_flush(link->channel);
 	} else {

@@ -34,18 +34,33 @@ static void fd_target(int fd, char ret[LINK_MAX_BYTES])
 	ret[n] = '\0';
 }
 
-/* The pid in "/proc/PID/mem" or "/proc/PID/task/TID/mem", 0 for any other text. */
+/* "NUMBER/" of the path before end, e.g. of ".../proc/42/mem" before "/mem". 0: no number. */
+static int number_before(const char *target, const char *end)
+{
+	const char *at = end;
+	int n = 0;
+
+	while (at > target && at[-1] >= '0' && at[-1] <= '9')
+		at--;
+	return at > target && at[-1] == '/' && sscanf(at, "%d/", &n) == 1 ? n : 0;
+}
+
+/*
+ * The pid in ".../PID/mem" or ".../PID/task/TID/mem", 0 for any other text. What
+ * stands before differs with the VMM's mount namespace and root; that it is
+ * procfs is checked apart.
+ */
 static int target_pid(const char *target)
 {
-	int pid = 0, tid = 0, len = 0;
+	const char *end = strrchr(target, '/'), *tid;
 
-	if (sscanf(target, "/proc/%d/mem%n", &pid, &len) == 1 && len > 0 && !target[len])
-		return pid;
-	len = 0;
-	if (sscanf(target, "/proc/%d/task/%d/mem%n", &pid, &tid, &len) == 2 && len > 0 &&
-	    !target[len])
-		return pid;
-	return 0;
+	if (!end || strcmp(end, "/mem") != 0 || number_before(target, end) <= 0)
+		return 0;
+	for (tid = end; tid > target && tid[-1] != '/';)
+		tid--;
+	if (tid - target >= 6 && strncmp(tid - 6, "/task/", 6) == 0)
+		end = tid - 6;
+	return number_before(target, end);
 }
 
 static bool fd_is_process_memory(int fd, const char *target)

@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from e2e import Bed, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import Bed, check, main  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
 
@@ -71,8 +71,11 @@ def test_vmm_killed_others_undisturbed():
         shown = first.wait_state("failed", "cancelled")
         check(shown["state_text"], "nobody says why it ended")
         print(f"   {shown['state']}: {shown['state_text']}")
-        wait_until("the source guest is told", lambda: first_source.popen.poll() is not None or
-                   first.show(on_source=True)["state"] != "serving")
+        told = first.wait_state("frozen", on_source=True)
+        check("gave up: VMM exited" in told["state_text"], told["state_text"])
+        check("gave up" in first_source.wait_event("state", "frozen the destination"), "not told")
+        first_source.say("withdraw")  # nobody depends on it any more
+        check(first_source.wait_event("withdraw").startswith("done"), str(first_source.events))
         bed.ctl("set-limits", other.id, "--bandwidth", "0")
         other_guest.say("go")
         other_guest.finish()

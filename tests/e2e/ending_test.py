@@ -28,6 +28,8 @@ def test_cancel_needs_force_in_the_middle():
         check(m.wait_state("cancelled")["state_text"], "nobody says why")
         guest.finish(4)
         check(any(v.startswith("cancelled") for v in guest.all("state")), str(guest.all("state")))
+        told = m.wait_state("frozen", on_source=True)
+        check("by an operator" in told["state_text"], told["state_text"])
         check(source.popen.poll() is None, "the source guest may still be needed")
 
 

@@ -18,6 +18,13 @@
 #define SIGBUS_REPEATS 3
 #define PRINT_MAX 20
 
+/* TSan blocks all signals in handlers, also with SA_NODEFER; otherwise the mask need not be saved. */
+#ifdef __SANITIZE_THREAD__
+#define SAVE_MASK 1
+#else
+#define SAVE_MASK 0
+#endif
+
 enum found {
 	FOUND_HEALTHY = 1,
 	FOUND_LOST = 2,
@@ -69,7 +76,7 @@ static enum found page_look(const struct pattern_page *pp, uint8_t *address, boo
 {
 	int wrong;
 
-	if (sigsetjmp(bus_jump, 0))
+	if (sigsetjmp(bus_jump, SAVE_MASK))
 		return FOUND_LOST;
 	bus_armed = 1;
 	if (write)

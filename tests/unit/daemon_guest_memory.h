@@ -146,12 +146,26 @@ static inline bool huge_set_total(long n)
 }
 
 static long huge_added; /* pages that this process put into the pool */
+static int huge_lock = -1;
+
+/* The pool is the host's: one test at a time, or they take each other's pages. */
+static inline void huge_lock_take(void)
+{
+	if (huge_lock >= 0)
+		return;
+	huge_lock = open(HUGE_DIR, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (huge_lock >= 0)
+		flock(huge_lock, LOCK_EX);
+}
 
 /* Have that many free 2 MiB pages; false when this host cannot give them. */
 static inline bool huge_reserve(long wanted)
 {
-	long total = huge_number("nr_hugepages"), free_pages = huge_number("free_hugepages");
+	long total, free_pages;
 
+	huge_lock_take();
+	total = huge_number("nr_hugepages");
+	free_pages = huge_number("free_hugepages");
 	if (total < 0 || free_pages < 0)
 		return false;
 	free_pages -= huge_number("resv_hugepages");
@@ -168,6 +182,7 @@ static inline void huge_give_back(void)
 	if (huge_added > 0)
 		huge_set_total(huge_number("nr_hugepages") - huge_added);
 	huge_added = 0;
+	close_fd(&huge_lock);
 }
 
 /*
