@@ -111,6 +111,8 @@ struct daemon *daemon_free(struct daemon *d)
 		log_live(d);
 	attach_server_free(d->attach);
 	migration_table_free(d->migrations);
+	if (d->loop)
+		loop_run_posted(d->loop); /* the last events of lanes that are gone now */
 	loop_free(d->loop);
 	settings_free(d->settings);
 	free(d);

@@ -64,16 +64,16 @@ extern "C" {
 #define POSTCOPY_ATTACH_SOCKET "/run/postcopyd/attach.sock"
 #define POSTCOPY_EXPORT_SOCKET "/run/postcopy-sourced/export.sock"
 
-#define POSTCOPY_UFFDS_MAX 16       /* in one attach */
-#define POSTCOPY_REGIONS_MAX 512    /* in one attach or export */
-#define POSTCOPY_FDS_MAX 64         /* uffds and different memory files together */
-#define POSTCOPY_RANGES_MAX 4096    /* in one postcopy_report_poison() */
-#define POSTCOPY_NAME_MAX 64        /* of a region, with the final NUL */
-#define POSTCOPY_TOKEN_MIN 16       /* bytes */
+#define POSTCOPY_UFFDS_MAX 16    /* in one attach */
+#define POSTCOPY_REGIONS_MAX 512 /* in one attach or export */
+#define POSTCOPY_FDS_MAX 64      /* uffds and different memory files together */
+#define POSTCOPY_RANGES_MAX 4096 /* in one postcopy_report_poison() */
+#define POSTCOPY_NAME_MAX 64     /* of a region, with the final NUL */
+#define POSTCOPY_TOKEN_MIN 16    /* bytes */
 #define POSTCOPY_TOKEN_MAX 64
-#define POSTCOPY_IDENTITY_MAX 256   /* of a peer, with the final NUL */
-#define POSTCOPY_TEXT_MAX 512       /* of a state's explanation, with the final NUL */
-#define POSTCOPY_UUID_TEXT_LEN 37   /* with the final NUL */
+#define POSTCOPY_IDENTITY_MAX 256 /* of a peer, with the final NUL */
+#define POSTCOPY_TEXT_MAX 512     /* of a state's explanation, with the final NUL */
+#define POSTCOPY_UUID_TEXT_LEN 37 /* with the final NUL */
 
 /* A migration (destination) or an export (source). */
 struct postcopy;
@@ -83,31 +83,34 @@ struct postcopy;
  * The names, which postcopy_strstate() gives, are QEMU's where QEMU has one.
  */
 enum postcopy_state {
-	POSTCOPY_STATE_UNKNOWN = 0,          /* a name that only a newer daemon knows */
+	POSTCOPY_STATE_UNKNOWN = 0, /* a name that only a newer daemon knows */
 
 	/* Of a migration, on the destination. */
-	POSTCOPY_STATE_SETUP = 1,            /* "setup": connecting to the source */
-	POSTCOPY_STATE_ACTIVE = 2,           /* "active": attached; the source is not frozen yet */
-	POSTCOPY_STATE_POSTCOPY_ACTIVE = 3,  /* "postcopy-active": pages are being served */
-	POSTCOPY_STATE_POSTCOPY_PAUSED = 4,  /* "postcopy-paused": link to the source lost; faults wait */
+	POSTCOPY_STATE_SETUP = 1,           /* "setup": connecting to the source */
+	POSTCOPY_STATE_ACTIVE = 2,          /* "active": attached; the source is not frozen yet */
+	POSTCOPY_STATE_POSTCOPY_ACTIVE = 3, /* "postcopy-active": pages are being served */
+	POSTCOPY_STATE_POSTCOPY_PAUSED =
+	        4, /* "postcopy-paused": link to the source lost; faults wait */
 	POSTCOPY_STATE_POSTCOPY_RECOVER = 5, /* "postcopy-recover": connecting again */
-	POSTCOPY_STATE_COMPLETED = 6,        /* "completed" (final): every page is placed or poisoned */
-	POSTCOPY_STATE_FAILED = 7,           /* "failed" (final), migration or export */
-	POSTCOPY_STATE_CANCELLED = 8,        /* "cancelled" (final) */
+	POSTCOPY_STATE_COMPLETED = 6, /* "completed" (final): every page is placed or poisoned */
+	POSTCOPY_STATE_FAILED = 7,    /* "failed" (final), migration or export */
+	POSTCOPY_STATE_CANCELLED = 8, /* "cancelled" (final) */
 
 	/* Of an export, on the source. */
-	POSTCOPY_STATE_EXPORTED = 16,        /* "exported": the guest may still run here */
-	POSTCOPY_STATE_FROZEN = 17,          /* "frozen": the guest stands still, nothing asked yet */
-	POSTCOPY_STATE_SERVING = 18,         /* "serving": a destination takes pages */
-	POSTCOPY_STATE_RELEASED = 19,        /* "released" (final): the destination has everything */
-	POSTCOPY_STATE_WITHDRAWN = 20        /* "withdrawn" (final) */
+	POSTCOPY_STATE_EXPORTED = 16, /* "exported": the guest may still run here */
+	POSTCOPY_STATE_FROZEN =
+	        17, /* "frozen": the guest stands still; no destination depends on it (yet, or any more) */
+	POSTCOPY_STATE_SERVING = 18,  /* "serving": a destination takes pages */
+	POSTCOPY_STATE_RELEASED = 19, /* "released" (final): the destination has everything */
+	POSTCOPY_STATE_WITHDRAWN = 20 /* "withdrawn" (final) */
 };
 
 #define POSTCOPY_STATE_BIT(state) (UINT32_C(1) << (state))
-#define POSTCOPY_STATES_FINAL                                                                      \
-	(POSTCOPY_STATE_BIT(POSTCOPY_STATE_COMPLETED) | POSTCOPY_STATE_BIT(POSTCOPY_STATE_FAILED) | \
-	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_CANCELLED) |                                            \
-	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_RELEASED) |                                             \
+#define POSTCOPY_STATES_FINAL                           \
+	(POSTCOPY_STATE_BIT(POSTCOPY_STATE_COMPLETED) | \
+	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_FAILED) |    \
+	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_CANCELLED) | \
+	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_RELEASED) |  \
 	 POSTCOPY_STATE_BIT(POSTCOPY_STATE_WITHDRAWN))
 
 /* The name above, "unknown" for anything else. Static storage. */
@@ -172,8 +175,8 @@ struct postcopy_region {
 	 */
 	uint64_t page_size;
 	enum postcopy_backing backing;
-	enum postcopy_mode mode;      /* attach; an export ignores it */
-	uint32_t uffd;                /* attach: index into the parameters' uffds */
+	enum postcopy_mode mode; /* attach; an export ignores it */
+	uint32_t uffd;           /* attach: index into the parameters' uffds */
 	/*
 	 * The memory file, or -1 (NOT 0) for none. Attach: needed in mode MINOR,
 	 * else ignored. Export: -1 means "read it from this process": the library
@@ -181,10 +184,10 @@ struct postcopy_region {
 	 * no ptrace right; the process must then live until the export is final.
 	 */
 	int memory_fd;
-	uint64_t memory_offset;       /* bytes: where the region starts in memory_fd */
-	uint32_t flags;               /* POSTCOPY_REGION_ */
-	uint32_t reserved32;          /* 0 */
-	uint64_t reserved[4];         /* 0 */
+	uint64_t memory_offset; /* bytes: where the region starts in memory_fd */
+	uint32_t flags;         /* POSTCOPY_REGION_ */
+	uint32_t reserved32;    /* 0 */
+	uint64_t reserved[4];   /* 0 */
 };
 
 /*
@@ -213,17 +216,17 @@ POSTCOPY_PUBLIC int postcopy_uffd_open(unsigned int flags);
 POSTCOPY_PUBLIC int postcopy_poison_supported(void);
 
 struct postcopy_attach_params {
-	const char *socket_path;      /* NULL: POSTCOPY_ATTACH_SOCKET; "@name": abstract */
-	uint8_t migration_id[16];     /* as in `postcopyctl start`; see postcopy_uuid_parse() */
-	const void *token;            /* the migration's secret */
-	size_t token_len;             /* bytes, POSTCOPY_TOKEN_MIN..POSTCOPY_TOKEN_MAX */
-	const int *uffds;             /* userfaultfds of this process */
-	size_t n_uffds;               /* 1..POSTCOPY_UFFDS_MAX; several share a big guest's faults */
+	const char *socket_path;  /* NULL: POSTCOPY_ATTACH_SOCKET; "@name": abstract */
+	uint8_t migration_id[16]; /* as in `postcopyctl start`; see postcopy_uuid_parse() */
+	const void *token;        /* the migration's secret */
+	size_t token_len;         /* bytes, POSTCOPY_TOKEN_MIN..POSTCOPY_TOKEN_MAX */
+	const int *uffds;         /* userfaultfds of this process */
+	size_t n_uffds;           /* 1..POSTCOPY_UFFDS_MAX; several share a big guest's faults */
 	const struct postcopy_region *regions;
-	size_t n_regions;             /* 1..POSTCOPY_REGIONS_MAX */
-	int timeout_ms;               /* for the daemon's answer; 0: 10000, negative: for ever */
-	uint32_t flags;               /* 0 */
-	uint64_t reserved[4];         /* 0 */
+	size_t n_regions;     /* 1..POSTCOPY_REGIONS_MAX */
+	int timeout_ms;       /* for the daemon's answer; 0: 10000, negative: for ever */
+	uint32_t flags;       /* 0 */
+	uint64_t reserved[4]; /* 0 */
 };
 
 /*
@@ -254,23 +257,23 @@ struct postcopy_attach_params {
  * The daemon may refuse with other errnos; its text is passed on.
  */
 POSTCOPY_PUBLIC int postcopy_attach(const struct postcopy_attach_params *params,
-				    struct postcopy **ret_handle, char *error_text,
-				    size_t error_size);
+                                    struct postcopy **ret_handle, char *error_text,
+                                    size_t error_size);
 
 /*
  * ------------------------------------------------------------------ source --
  */
 struct postcopy_export_params {
-	const char *socket_path;      /* NULL: POSTCOPY_EXPORT_SOCKET; "@name": abstract */
+	const char *socket_path; /* NULL: POSTCOPY_EXPORT_SOCKET; "@name": abstract */
 	uint8_t migration_id[16];
-	const void *token;            /* the same as the destination's */
+	const void *token; /* the same as the destination's */
 	size_t token_len;
-	const char *peer_identity;    /* the name (SAN) in the destination's certificate */
+	const char *peer_identity;             /* the name (SAN) in the destination's certificate */
 	const struct postcopy_region *regions; /* mode and uffd are ignored */
-	size_t n_regions;             /* 1..POSTCOPY_REGIONS_MAX */
-	int timeout_ms;               /* for the agent's answers; 0: 10000, negative: for ever */
-	uint32_t flags;               /* 0 */
-	uint64_t reserved[4];         /* 0 */
+	size_t n_regions;                      /* 1..POSTCOPY_REGIONS_MAX */
+	int timeout_ms;       /* for the agent's answers; 0: 10000, negative: for ever */
+	uint32_t flags;       /* 0 */
+	uint64_t reserved[4]; /* 0 */
 };
 
 /*
@@ -280,8 +283,8 @@ struct postcopy_export_params {
  *   -EEXIST  this migration is exported already
  */
 POSTCOPY_PUBLIC int postcopy_export(const struct postcopy_export_params *params,
-				    struct postcopy **ret_handle, char *error_text,
-				    size_t error_size);
+                                    struct postcopy **ret_handle, char *error_text,
+                                    size_t error_size);
 
 /*
  * Say that the guest stands still: no vCPU runs, no device writes its memory,
@@ -291,8 +294,7 @@ POSTCOPY_PUBLIC int postcopy_export(const struct postcopy_export_params *params,
  *   -ENOTCONN  the agent has gone; -ECONNRESET: it went during the call
  *   -ETIMEDOUT  no answer; the export may be frozen nevertheless
  */
-POSTCOPY_PUBLIC int postcopy_freeze(struct postcopy *handle, char *error_text,
-				    size_t error_size);
+POSTCOPY_PUBLIC int postcopy_freeze(struct postcopy *handle, char *error_text, size_t error_size);
 
 struct postcopy_range {
 	uint64_t guest_physical_address; /* bytes */
@@ -311,8 +313,8 @@ struct postcopy_range {
  *   -ENOTCONN, -ECONNRESET, -ETIMEDOUT  as above; say it again
  */
 POSTCOPY_PUBLIC int postcopy_report_poison(struct postcopy *handle,
-					   const struct postcopy_range *ranges, size_t n_ranges,
-					   char *error_text, size_t error_size);
+                                           const struct postcopy_range *ranges, size_t n_ranges,
+                                           char *error_text, size_t error_size);
 
 /*
  * End the export: the guest stays here. Non-zero force: although a destination
@@ -321,17 +323,17 @@ POSTCOPY_PUBLIC int postcopy_report_poison(struct postcopy *handle,
  *   -EINVAL, -ENOTCONN, -ECONNRESET, -ETIMEDOUT  as for postcopy_freeze()
  */
 POSTCOPY_PUBLIC int postcopy_withdraw(struct postcopy *handle, int force, char *error_text,
-				      size_t error_size);
+                                      size_t error_size);
 
 /*
  * -------------------------------------------------------------- both sides --
  */
 struct postcopy_status {
 	enum postcopy_state state;
-	int final;                     /* 1: the state will not change any more */
-	int connected;                 /* 0: the daemon has gone */
-	char name[32];                 /* the state's name as the daemon gave it */
-	char text[POSTCOPY_TEXT_MAX];  /* why; may be empty */
+	int final;                    /* 1: the state will not change any more */
+	int connected;                /* 0: the daemon has gone */
+	char name[32];                /* the state's name as the daemon gave it */
+	char text[POSTCOPY_TEXT_MAX]; /* why; may be empty */
 	uint64_t reserved[4];
 };
 
@@ -339,7 +341,8 @@ struct postcopy_status {
  * The last known state. It never waits, and reads nothing from the socket:
  * that is what postcopy_process() and postcopy_wait() do. Always 0.
  */
-POSTCOPY_PUBLIC int postcopy_get_status(struct postcopy *handle, struct postcopy_status *ret_status);
+POSTCOPY_PUBLIC int postcopy_get_status(struct postcopy *handle,
+                                        struct postcopy_status *ret_status);
 
 /* Only the state, otherwise the same. */
 POSTCOPY_PUBLIC enum postcopy_state postcopy_get_state(struct postcopy *handle);

@@ -144,6 +144,16 @@ int loop_new(struct loop **ret)
 	return 0;
 }
 
+void loop_run_posted(struct loop *l)
+{
+	struct post *p;
+
+	while ((p = mailbox_pop(l))) {
+		p->fn(p->arg);
+		free(p);
+	}
+}
+
 struct loop *loop_free(struct loop *l)
 {
 	struct post *p;

@@ -35,4 +35,10 @@ void loop_stop(struct loop *l);
  */
 int loop_post(struct loop *l, loop_fn fn, void *arg);
 
+/*
+ * Call what has been posted and did not run, on a loop that does not run (any
+ * more): for functions that own what arg points to, before loop_free().
+ */
+void loop_run_posted(struct loop *l);
+
 #endif

@@ -238,7 +238,8 @@ static int check_resume_range(const Postcopy__V1__Resume *in, struct error *err)
 		                 in->unit_pages);
 	if (!is_aligned(in->count, in->unit_pages))
 		return error_set(err, -EBADMSG,
-		                 "Resume.count %" PRIu64 " is not a multiple of unit_pages %" PRIu32,
+		                 "Resume.count %" PRIu64
+		                 " is not a multiple of unit_pages %" PRIu32,
 		                 in->count, in->unit_pages);
 	if (in->first > PAGE_NUMBER_LIMIT || in->count > PAGE_NUMBER_LIMIT - in->first)
 		return error_set(err, -EBADMSG,
