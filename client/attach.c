@@ -134,20 +134,13 @@ static int attach(const struct postcopy_attach_params *p, struct postcopy **ret,
 	if (r == 0)
 		r = uffds_keep(h, p, err);
 	if (r == 0)
-		r = link_call(h, &request, fds.fds, fds.n_fds, err);
+		r = link_begin(h, &request, &fds, "setup", err);
 	attach_request_free(&request);
-	if (r < 0) {
-		if (h)
-			link_free(h);
-		return r;
-	}
-	/* Until the daemon tells its state; it may have done so with the Ack. */
-	pthread_mutex_lock(&h->lock);
-	if (h->status.name[0] == '\0')
-		state_enter(h, "setup", "", false);
-	pthread_mutex_unlock(&h->lock);
-	*ret = h;
-	return 0;
+	if (r == 0)
+		*ret = h;
+	else
+		link_free(h);
+	return r;
 }
 
 int postcopy_attach(const struct postcopy_attach_params *params, struct postcopy **ret_handle,

@@ -95,19 +95,13 @@ static int export_memory(const struct postcopy_export_params *p, struct postcopy
 	if (r == 0)
 		r = link_new(p->socket_path, true, p->timeout_ms, &h, err);
 	if (r == 0)
-		r = link_call(h, &request, fds.fds, fds.n_fds, err);
+		r = link_begin(h, &request, &fds, "exported", err);
 	attach_request_free(&request);
-	if (r < 0) {
-		if (h)
-			link_free(h);
-		return r;
-	}
-	pthread_mutex_lock(&h->lock);
-	if (h->status.name[0] == '\0')
-		state_enter(h, "exported", "", false);
-	pthread_mutex_unlock(&h->lock);
-	*ret = h;
-	return 0;
+	if (r == 0)
+		*ret = h;
+	else
+		link_free(h);
+	return r;
 }
 
 int postcopy_export(const struct postcopy_export_params *params, struct postcopy **ret_handle,

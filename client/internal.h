@@ -65,12 +65,18 @@ struct postcopy {
 	uint8_t buffer[4 + REPLY_BYTES_MAX];
 };
 
+/* Descriptors that go with one message, each file once. */
+struct fd_table {
+	int fds[ATTACH_FDS_MAX];
+	size_t n_fds;
+};
+
 /* link.c: the connection. */
 
 /* Connect. *ret has no uffds yet; released with link_free(). */
 int link_new(const char *path, bool is_source, int timeout_ms, struct postcopy **ret,
              struct error *err);
-void link_free(struct postcopy *h);
+void link_free(struct postcopy *h); /* NULL is nothing to free */
 
 /*
  * Send a request with its descriptors and wait for its Ack. -ENOTCONN when the
@@ -78,6 +84,10 @@ void link_free(struct postcopy *h);
  */
 int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
               size_t n_fds, struct error *err);
+
+/* The first request of a connection. Enters the state unless the daemon has told one by then. */
+int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
+               const char *state, struct error *err);
 
 /*
  * With h->lock held (and released in between): take in messages until *done or
@@ -105,12 +115,6 @@ void state_enter(struct postcopy *h, const char *name, const char *text, bool fi
 enum postcopy_state state_parse(const char *name);
 
 /* region.c: the caller's table. */
-
-/* Descriptors that go with one message, each file once. */
-struct fd_table {
-	int fds[ATTACH_FDS_MAX];
-	size_t n_fds;
-};
 
 /* The index of fd in the table from index first on, entered when it is not there yet. */
 int fd_table_index(struct fd_table *t, size_t first, int fd, uint32_t *ret, struct error *err);

@@ -123,6 +123,8 @@ fail:
 
 void link_free(struct postcopy *h)
 {
+	if (!h)
+		return;
 	while (h->pending_head) {
 		struct pending *p = h->pending_head;
 
@@ -346,4 +348,19 @@ int link_call(struct postcopy *h, const struct attach_request *request, const in
 	r = request_finish(h, p, r, err);
 	pthread_mutex_unlock(&h->lock);
 	return r;
+}
+
+int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
+               const char *state, struct error *err)
+{
+	int r = link_call(h, request, fds->fds, fds->n_fds, err);
+
+	if (r < 0)
+		return r;
+	/* The daemon may have told its state with the Ack. */
+	pthread_mutex_lock(&h->lock);
+	if (h->status.name[0] == '\0')
+		state_enter(h, state, "", false);
+	pthread_mutex_unlock(&h->lock);
+	return 0;
 }

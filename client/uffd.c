@@ -3,7 +3,6 @@
 #include <errno.h>
 
 #include "client/internal.h"
-#include "core/cleanup.h"
 #include "core/uffd_abi.h"
 #include "core/uffd_open.h"
 
@@ -16,16 +15,10 @@ int postcopy_uffd_open(unsigned int flags)
 
 int postcopy_poison_supported(void)
 {
-	_cleanup_close_ int uffd = uffd_open();
 	uint64_t features;
-	int r;
+	int r = uffd_features(&features);
 
-	if (uffd < 0)
-		return uffd;
-	r = uffd_negotiate(uffd, 0, &features);
-	if (r < 0)
-		return r;
-	return (features & UFFD_FEATURE_POISON) != 0;
+	return r < 0 ? r : (features & UFFD_FEATURE_POISON) != 0;
 }
 
 int postcopy_uuid_parse(const char *text, uint8_t ret_id[16])

@@ -65,29 +65,25 @@ static void *scratch_map(enum probe_memory memory, size_t *ret_len)
 /* A userfaultfd that has what the kernel has of poison, over the mapping; or -errno. */
 static int scratch_register(void *p, size_t len, bool *ret_advertised)
 {
-	_cleanup_close_ int uffd = uffd_open();
-	_cleanup_close_ int again = -1;
+	_cleanup_close_ int uffd = -1;
 	struct uffdio_register reg = {.range = {.start = (uintptr_t)p, .len = len},
 	                              .mode = UFFDIO_REGISTER_MODE_MISSING};
 	uint64_t features;
-	int r;
+	int r = uffd_features(&features);
 
-	if (uffd < 0)
-		return uffd;
-	r = uffd_negotiate(uffd, 0, &features);
 	if (r < 0)
 		return r;
 	*ret_advertised = (features & UFFD_FEATURE_POISON) != 0;
 	/* Features are settled once for each descriptor, so asking for this one takes another. */
-	again = uffd_open();
-	if (again < 0)
-		return again;
-	r = uffd_negotiate(again, *ret_advertised ? UFFD_FEATURE_POISON : 0, &features);
+	uffd = uffd_open();
+	if (uffd < 0)
+		return uffd;
+	r = uffd_negotiate(uffd, *ret_advertised ? UFFD_FEATURE_POISON : 0, &features);
 	if (r < 0)
 		return r;
-	if (ioctl(again, UFFDIO_REGISTER, &reg) < 0)
+	if (ioctl(uffd, UFFDIO_REGISTER, &reg) < 0)
 		return -errno;
-	return TAKE_FD(again);
+	return TAKE_FD(uffd);
 }
 
 static void access_try(const void *p, struct probe_facts *facts)

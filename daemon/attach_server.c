@@ -21,7 +21,6 @@ struct attach_socket {
 	struct attach_server *server;
 	const struct attach_protocol *protocol;
 	struct ipc_listener *listener;
-	char *path;
 };
 
 struct attach_server {
@@ -71,18 +70,6 @@ static void client_drop(struct attach_client *c)
 	c->protocol->client_free(c);
 }
 
-static void socket_free(struct attach_socket *socket)
-{
-	if (!socket)
-		return;
-	ipc_listener_free(socket->listener);
-	if (socket->path && *socket->path != '@')
-		unlink(socket->path);
-	free(socket->path);
-	free(socket);
-}
-DEFINE_CLEANUP(struct attach_socket, socket_free)
-
 struct attach_server *attach_server_free(struct attach_server *s)
 {
 	struct attach_client *c, *next_client;
@@ -91,7 +78,8 @@ struct attach_server *attach_server_free(struct attach_server *s)
 	if (!s)
 		return NULL;
 	LL_FOREACH_SAFE (s->sockets, socket, next_socket) {
-		socket_free(socket);
+		ipc_listener_free(socket->listener);
+		free(socket);
 	}
 	DL_FOREACH_SAFE (s->clients, c, next_client) {
 		client_drop(c);
@@ -128,23 +116,20 @@ static void on_accept(int fd, void *user)
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
                          const char *path, mode_t mode, struct error *err)
 {
-	_cleanup_(cleanup_socket_free) struct attach_socket *socket = calloc(1, sizeof(*socket));
-	int fd, r;
+	struct attach_socket *socket = calloc(1, sizeof(*socket));
+	int r;
 
 	if (!socket)
 		return error_set(err, -ENOMEM, "not enough memory");
-	fd = unix_listen(path, mode, err);
-	if (fd < 0)
-		return fd;
 	socket->server = s;
 	socket->protocol = protocol;
-	socket->path = strdup(path);
-	r = ipc_listener_new(migration_table_loop(s->table), fd, on_accept, socket,
-	                     &socket->listener);
-	if (r < 0 || !socket->path)
-		return error_set(err, -ENOMEM, "not enough memory");
+	r = ipc_listen(migration_table_loop(s->table), path, mode, on_accept, socket,
+	               &socket->listener, err);
+	if (r < 0) {
+		free(socket);
+		return r;
+	}
 	LL_PREPEND(s->sockets, socket);
-	socket = NULL;
 	return 0;
 }
 

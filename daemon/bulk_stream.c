@@ -243,8 +243,7 @@ static int take_huge_run(struct bulk_stream *s, const struct region *r, const st
 	return rc;
 }
 
-static int take_run(struct bulk_stream *s, const struct page_run *run, const uint8_t *bytes,
-                    struct error *err)
+static int check_run(const struct bulk_stream *s, const struct page_run *run, struct error *err)
 {
 	const struct region *r = region_find_page(s->params.regions, run->first);
 
@@ -258,6 +257,30 @@ static int take_run(struct bulk_stream *s, const struct page_run *run, const uin
 		                 "the source streamed page %" PRIu64 " of region %s, which belongs "
 		                 "to lane %" PRIu32 ", not %" PRIu32,
 		                 run->first, r->name, r->lane, s->params.lane);
+	return 0;
+}
+
+/* All of a message is judged before any of it is taken. */
+static int check_pages(const struct bulk_stream *s, const struct page_message *m, struct error *err)
+{
+	int rc = 0;
+
+	if (m->pages.id != 0)
+		return error_set(err, -EPROTO,
+		                 "the source answered request %" PRIu64 " on the bulk connection",
+		                 m->pages.id);
+	if (!s->streaming)
+		return error_set(err, -EPROTO, "the source streams pages that were not asked for");
+	for (size_t i = 0; rc == 0 && i < m->pages.runs.n_runs; i++)
+		rc = check_run(s, &m->pages.runs.runs[i], err);
+	return rc;
+}
+
+static int take_run(struct bulk_stream *s, const struct page_run *run, const uint8_t *bytes,
+                    struct error *err)
+{
+	const struct region *r = region_find_page(s->params.regions, run->first);
+
 	if (region_unit_pages(r) > 1)
 		return take_huge_run(s, r, run, bytes, err);
 	return place_units(s, r, region_unit_of_page(r, run->first), run->count, run->kind, bytes);
@@ -266,18 +289,15 @@ static int take_run(struct bulk_stream *s, const struct page_run *run, const uin
 static int take_pages(struct bulk_stream *s, const struct page_message *m, struct error *err)
 {
 	const uint8_t *bytes = m->pages.bytes;
+	int rc = check_pages(s, m, err);
 
-	if (m->pages.id != 0)
-		return error_set(err, -EPROTO,
-		                 "the source answered request %" PRIu64 " on the bulk connection",
-		                 m->pages.id);
-	if (!s->streaming)
-		return error_set(err, -EPROTO, "the source streams pages that were not asked for");
+	if (rc < 0)
+		return rc;
 	stats_add(s->placer.stats, bytes_received, m->pages.bytes_len);
 	for (size_t i = 0; i < m->pages.runs.n_runs; i++) {
 		const struct page_run *run = &m->pages.runs.runs[i];
-		int rc = take_run(s, run, bytes, err);
 
+		rc = take_run(s, run, bytes, err);
 		/* The stop of a lane and the end of a VMM are no fault of the source's. */
 		if (rc == -ESRCH || rc == -ECANCELED)
 			return 0;

@@ -18,7 +18,6 @@
 #include "core/log.h"
 #include "daemon/control_requests.h"
 #include "daemon/control_watch.h"
-#include "daemon/peer_access.h"
 #include "net/ipc.h"
 
 /* More than the biggest request (4096 ranges to poison) takes. */
@@ -38,7 +37,6 @@ struct control_server {
 	struct ipc_listener *listener;
 	struct control_client *clients;
 	unsigned n_clients;
-	char *path;
 };
 
 static void client_free(struct control_client *c)
@@ -188,7 +186,9 @@ static void on_accept(int fd, void *user)
 {
 	static const struct ipc_callbacks callbacks = {on_message, on_closed};
 	struct control_server *s = user;
+	const struct access_list *access = &migration_table_settings(s->table)->control_access;
 	struct control_client *c;
+	struct ucred peer;
 
 	if (s->n_clients >= CONTROL_CLIENTS_MAX) {
 		close(fd);
@@ -202,7 +202,7 @@ static void on_accept(int fd, void *user)
 		return;
 	}
 	c->server = s;
-	if (peer_access_check(fd, migration_table_settings(s->table), &c->denied) < 0)
+	if (access_list_check(access, fd, &peer, &c->denied) < 0)
 		log_warning("control: %s", c->denied.text);
 	if (ipc_connection_new(migration_table_loop(s->table), fd, REQUEST_BYTES_MAX, &callbacks, c,
 	                       &c->connection) < 0) {
@@ -217,18 +217,14 @@ int control_server_new(struct migration_table *table, const char *path, mode_t m
                        struct control_server **ret, struct error *err)
 {
 	_cleanup_(cleanup_control_server_free) struct control_server *s = calloc(1, sizeof(*s));
-	int fd, r;
+	int r;
 
 	if (!s)
 		return error_set(err, -ENOMEM, "not enough memory");
 	s->table = table;
-	fd = unix_listen(path, mode, err);
-	if (fd < 0)
-		return fd;
-	s->path = strdup(path);
-	r = ipc_listener_new(migration_table_loop(table), fd, on_accept, s, &s->listener);
-	if (r < 0 || !s->path)
-		return error_set(err, -ENOMEM, "not enough memory");
+	r = ipc_listen(migration_table_loop(table), path, mode, on_accept, s, &s->listener, err);
+	if (r < 0)
+		return r;
 	*ret = TAKE_PTR(s);
 	return 0;
 }
@@ -243,9 +239,6 @@ struct control_server *control_server_free(struct control_server *s)
 	DL_FOREACH_SAFE (s->clients, c, next) {
 		client_free(c);
 	}
-	if (s->path && *s->path != '@')
-		unlink(s->path);
-	free(s->path);
 	free(s);
 	return NULL;
 }

@@ -270,7 +270,7 @@ bool fault_path_wait_retry(struct fault_path *fp, bool changing)
 	return true;
 }
 
-/* ---- back: answers ---- */
+/* ---- back: answers. A message is judged as a whole before any of it is taken. ---- */
 
 static void request_end(struct fault_path *fp, struct in_flight_entry *e)
 {
@@ -317,20 +317,33 @@ static int take_piece(struct fault_path *fp, const struct region *r, struct in_f
 	return rc;
 }
 
-static int take_answer_run(struct fault_path *fp, struct in_flight_entry *e,
-                           const struct page_run *run, const uint8_t *bytes, struct error *err)
+static int check_answer(struct fault_path *fp, const struct in_flight_entry *e,
+                        const struct page_runs *runs, struct error *err)
 {
 	const struct region *r = region_find_unit(fp->params.regions, e->unit);
 	uint64_t first = region_unit_page(r, e->unit);
 	uint32_t n_pages = region_unit_pages(r);
 
-	if (run->first < first || run->first - first >= n_pages ||
-	    run->count > n_pages - (run->first - first))
-		return error_set(err, -EPROTO,
-		                 "the source answered request %" PRIu64 " for pages %" PRIu64
-		                 "+%" PRIu32 " with pages %" PRIu64 "+%" PRIu32,
-		                 e->id, first, n_pages, run->first, run->count);
-	if (n_pages > 1)
+	for (size_t i = 0; i < runs->n_runs; i++) {
+		const struct page_run *run = &runs->runs[i];
+
+		if (run->first < first || run->first - first >= n_pages ||
+		    run->count > n_pages - (run->first - first))
+			return error_set(err, -EPROTO,
+			                 "the source answered request %" PRIu64
+			                 " for pages %" PRIu64 "+%" PRIu32 " with pages %" PRIu64
+			                 "+%" PRIu32,
+			                 e->id, first, n_pages, run->first, run->count);
+	}
+	return 0;
+}
+
+static int take_answer_run(struct fault_path *fp, struct in_flight_entry *e,
+                           const struct page_run *run, const uint8_t *bytes, struct error *err)
+{
+	const struct region *r = region_find_unit(fp->params.regions, e->unit);
+
+	if (region_unit_pages(r) > 1)
 		return take_piece(fp, r, e, run, bytes, err);
 	return place_run(fp, r, e->unit, run->kind, bytes);
 }
@@ -347,17 +360,21 @@ static int take_answer(struct fault_path *fp, const struct page_message *m, stru
 	const uint8_t *bytes = m->pages.bytes;
 	uint64_t n_pages = 0;
 	bool huge;
+	int rc;
 
 	if (!e || !e->sent)
 		return error_set(err, -EPROTO,
 		                 "the source answered request %" PRIu64
 		                 ", which was never sent or is answered already",
 		                 m->pages.id);
+	rc = check_answer(fp, e, &m->pages.runs, err);
+	if (rc < 0)
+		return rc;
 	huge = e->assembly;
 	for (size_t i = 0; i < m->pages.runs.n_runs; i++) {
 		const struct page_run *run = &m->pages.runs.runs[i];
-		int rc = take_answer_run(fp, e, run, bytes, err);
 
+		rc = take_answer_run(fp, e, run, bytes, err);
 		if (placement_result(rc) < 0)
 			return rc;
 		n_pages += run->count;
@@ -381,17 +398,28 @@ static enum ledger_reason reason_of(enum poison_reason reason)
 	}
 }
 
+static int check_poison(const struct fault_path *fp, const struct page_runs *runs,
+                        struct error *err)
+{
+	for (size_t i = 0; i < runs->n_runs; i++) {
+		const struct page_run *run = &runs->runs[i];
+		const struct region *r = region_find_page(fp->params.regions, run->first);
+
+		if (!r || run->count > region_n_pages(r) - (run->first - r->first_page))
+			return error_set(err, -EPROTO,
+			                 "the source reports poison for pages %" PRIu64 "+%" PRIu32
+			                 ", outside every region",
+			                 run->first, run->count);
+	}
+	return 0;
+}
+
 static int take_poison_run(struct fault_path *fp, const struct page_run *run,
-                           enum ledger_reason reason, struct error *err)
+                           enum ledger_reason reason)
 {
 	const struct region *r = region_find_page(fp->params.regions, run->first);
 	uint64_t first, last;
 
-	if (!r || run->count > region_n_pages(r) - (run->first - r->first_page))
-		return error_set(err, -EPROTO,
-		                 "the source reports poison for pages %" PRIu64 "+%" PRIu32
-		                 ", outside every region",
-		                 run->first, run->count);
 	if (r->lane != fp->params.lane)
 		return 0; /* that lane is told as well */
 	first = region_unit_of_page(r, run->first);
@@ -403,10 +431,10 @@ static int take_poison(struct fault_path *fp, const struct page_message *m, stru
 {
 	const struct page_runs *runs = &m->poison_notice.runs;
 	enum ledger_reason reason = reason_of(m->poison_notice.reason);
-	int rc = 0;
+	int rc = check_poison(fp, runs, err);
 
 	for (size_t i = 0; rc == 0 && i < runs->n_runs; i++)
-		rc = take_poison_run(fp, &runs->runs[i], reason, err);
+		rc = take_poison_run(fp, &runs->runs[i], reason);
 	return rc;
 }
 
@@ -497,6 +525,7 @@ void fault_path_disconnect(struct fault_path *fp)
 		assembly_give_back(fp, e);
 		fp->n_unsent += e->sent;
 		e->sent = false;
+		in_flight_renew(fp->in_flight, e); /* an old answer must not fit */
 	}
 }
 

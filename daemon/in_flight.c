@@ -52,6 +52,11 @@ uint32_t in_flight_count(const struct in_flight *t)
 	return t->n_used;
 }
 
+static uint64_t new_id(struct in_flight *t, uint32_t index)
+{
+	return ++t->generation << INDEX_BITS | index;
+}
+
 struct in_flight_entry *in_flight_add(struct in_flight *t, uint64_t unit, uint64_t now_ns)
 {
 	uint32_t index = t->first_free;
@@ -63,7 +68,7 @@ struct in_flight_entry *in_flight_add(struct in_flight *t, uint64_t unit, uint64
 	t->first_free = e->next_free;
 	t->n_used++;
 	*e = (struct in_flight_entry){
-	        .id = ++t->generation << INDEX_BITS | index,
+	        .id = new_id(t, index),
 	        .unit = unit,
 	        .started_ns = now_ns,
 	        .next_free = NO_ENTRY,
@@ -78,6 +83,11 @@ struct in_flight_entry *in_flight_find(struct in_flight *t, uint64_t id)
 	if (id == 0 || index >= t->capacity || t->entries[index].id != id)
 		return NULL;
 	return &t->entries[index];
+}
+
+void in_flight_renew(struct in_flight *t, struct in_flight_entry *e)
+{
+	e->id = new_id(t, (uint32_t)(e - t->entries));
 }
 
 void in_flight_remove(struct in_flight *t, struct in_flight_entry *e)

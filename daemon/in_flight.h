@@ -41,6 +41,9 @@ struct in_flight_entry *in_flight_add(struct in_flight *t, uint64_t unit, uint64
 /* The entry of this id, or NULL: answered already, or never asked for. */
 struct in_flight_entry *in_flight_find(struct in_flight *t, uint64_t id);
 
+/* Give it a new id: the old one is that of no entry any more. */
+void in_flight_renew(struct in_flight *t, struct in_flight_entry *e);
+
 void in_flight_remove(struct in_flight *t, struct in_flight_entry *e);
 
 /* All entries in no particular order: start with *cursor = 0, ends with NULL. */

@@ -14,6 +14,7 @@
 
 #include "core/fdpass.h"
 #include "core/log.h"
+#include "core/token.h"
 #include "daemon/uffd.h"
 
 /* What one attach gathers before the migration takes it over. */
@@ -27,16 +28,6 @@ struct attach {
 	struct lane *lanes[ATTACH_UFFDS_MAX];
 	size_t n_registered; /* regions, in table order */
 };
-
-/* Compare without telling by the time taken how much was right. */
-static bool token_equal(const uint8_t *a, size_t a_len, const uint8_t *b, size_t b_len)
-{
-	uint8_t difference = a_len != b_len;
-
-	for (size_t i = 0; i < a_len && i < b_len; i++)
-		difference |= a[i] ^ b[i];
-	return difference == 0;
-}
 
 int migration_find_for_attach(const struct migration_table *table, const struct uuid *id,
                               const uint8_t *token, size_t token_len, struct migration **ret,

@@ -53,7 +53,7 @@ static uint64_t backoff_us(const struct settings *settings, unsigned attempts)
 	for (unsigned i = 0; i < attempts && us < settings->reconnect_max_us; i++)
 		us *= 2;
 	us = MIN(us, settings->reconnect_max_us);
-	return us - us / 4 + (uint64_t)(us / 2 / 65536.0 * arc4random_uniform(65536));
+	return us - us / 4 + (uint64_t)((double)us / 2 / 65536 * arc4random_uniform(65536));
 }
 
 void lane_slot_retry_later(struct lane_slot *slot)

@@ -7,8 +7,6 @@
 
 #include <ctype.h>
 #include <errno.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,28 +14,7 @@
 #include "core/units.h"
 #include "daemon/source_address.h"
 
-static int parse_log_target(const char *value, void *dest, struct error *err)
-{
-	static const char *const names[] = {
-	        [LOG_TARGET_AUTO] = "auto",
-	        [LOG_TARGET_JOURNAL] = "journal",
-	        [LOG_TARGET_STDERR] = "stderr",
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		if (strcmp(value, names[i]) == 0) {
-			*(int *)dest = (int)i;
-			return 0;
-		}
-	}
-	return error_set(err, -EINVAL, "expected auto, journal or stderr, not \"%.64s\"", value);
-}
-
-#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)            \
-	{                                                                                  \
-		section, key, parser, offsetof(struct settings, field), value, may_reload, \
-		        unit_name, text                                                    \
-	}
+#define OPTION(...) CONFIG_OPTION(struct settings, __VA_ARGS__)
 
 static const struct config_option options[] = {
         OPTION("tls", "certificate", config_parse_string, certificate,
@@ -88,7 +65,7 @@ static const struct config_option options[] = {
 
         OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
                "error, warning, notice, info or debug"),
-        OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
+        OPTION("log", "target", config_parse_log_target, log_target, "auto", false, NULL,
                "auto, journal or stderr"),
 };
 
@@ -99,70 +76,6 @@ struct settings *settings_free(struct settings *s)
 	config_free(options, ARRAY_SIZE(options), s);
 	free(s);
 	return NULL;
-}
-
-bool id_list_contains(const struct id_list *list, uint32_t id)
-{
-	for (unsigned i = 0; i < list->n_ids; i++)
-		if (list->ids[i] == id)
-			return true;
-	return false;
-}
-
-/* A number or a name. NSS may block here: settings are read at start and reload only. */
-static int id_parse(const char *word, bool group, uint32_t *ret)
-{
-	char *end;
-
-	if (isdigit((unsigned char)*word)) {
-		errno = 0;
-		unsigned long long number = strtoull(word, &end, 10);
-
-		if (*end || errno || number >= UINT32_MAX)
-			return -EINVAL;
-		*ret = (uint32_t)number;
-		return 0;
-	}
-	if (group) {
-		const struct group *gr = getgrnam(word);
-
-		if (!gr)
-			return -ENOENT;
-		*ret = gr->gr_gid;
-		return 0;
-	}
-	const struct passwd *pw = getpwnam(word);
-
-	if (!pw)
-		return -ENOENT;
-	*ret = pw->pw_uid;
-	return 0;
-}
-
-static int id_list_parse(const char *text, bool group, struct id_list *ret, struct error *err)
-{
-	const char *key = group ? "control_gids" : "control_uids";
-	const char *what = group ? "group" : "user";
-	_cleanup_free_ char *copy = strdup(text);
-	char *save = NULL;
-
-	if (!copy)
-		return error_set(err, -ENOMEM, "not enough memory");
-	for (char *word = strtok_r(copy, " ,\t", &save); word;
-	     word = strtok_r(NULL, " ,\t", &save)) {
-		if (ret->n_ids == SETTINGS_IDS_MAX)
-			return error_set(err, -EINVAL, "[sockets] %s: expected at most %d %ss", key,
-			                 SETTINGS_IDS_MAX, what);
-		int r = id_parse(word, group, &ret->ids[ret->n_ids]);
-
-		if (r < 0)
-			return error_set(err, -EINVAL,
-			                 "[sockets] %s: expected %s names or numbers, but there is "
-			                 "no %s \"%.64s\"",
-			                 key, what, what, word);
-		ret->n_ids++;
-	}
-	return 0;
 }
 
 /* "0,2-3": what the lanes take; whether the CPUs exist is known there. */
@@ -258,20 +171,14 @@ static int settings_check(struct settings *s, struct error *err)
 	if (r == 0)
 		r = cpu_list_check("bulk_cpus", s->bulk_cpus, err);
 	if (r == 0)
-		r = id_list_parse(s->control_uids, false, &s->allowed_uids, err);
-	if (r == 0)
-		r = id_list_parse(s->control_gids, true, &s->allowed_gids, err);
+		r = access_list_parse("control", s->control_uids, s->control_gids,
+		                      &s->control_access, err);
 	if (r == 0 && *s->status_tcp) {
 		r = loopback_address_check(s->status_tcp, err);
 		if (r < 0)
 			error_prefix(err, "[sockets] status_tcp");
 	}
 	return r;
-}
-
-static int string_override(const char *value, char **field, struct error *err)
-{
-	return value ? config_parse_string(value, field, err) : 0;
 }
 
 static int overrides_apply(const struct settings_overrides *o, struct settings *s,
@@ -281,12 +188,12 @@ static int overrides_apply(const struct settings_overrides *o, struct settings *
 
 	if (!o)
 		return 0;
-	if ((r = string_override(o->certificate, &s->certificate, err)) < 0 ||
-	    (r = string_override(o->key, &s->key, err)) < 0 ||
-	    (r = string_override(o->ca, &s->ca, err)) < 0 ||
-	    (r = string_override(o->control, &s->control, err)) < 0 ||
-	    (r = string_override(o->attach, &s->attach, err)) < 0 ||
-	    (r = string_override(o->status, &s->status, err)) < 0)
+	if ((r = config_override(&s->certificate, o->certificate, err)) < 0 ||
+	    (r = config_override(&s->key, o->key, err)) < 0 ||
+	    (r = config_override(&s->ca, o->ca, err)) < 0 ||
+	    (r = config_override(&s->control, o->control, err)) < 0 ||
+	    (r = config_override(&s->attach, o->attach, err)) < 0 ||
+	    (r = config_override(&s->status, o->status, err)) < 0)
 		return r;
 	if (o->log_level && config_parse_log_level(o->log_level, &s->log_level, err) < 0)
 		return error_prefix(err, "--log-level");
@@ -319,11 +226,5 @@ int settings_load(const char *path, const struct settings_overrides *overrides,
 
 int settings_check_reload(const struct settings *old, const struct settings *new, struct error *err)
 {
-	const struct config_option *o =
-	        config_first_fixed_change(options, ARRAY_SIZE(options), old, new);
-
-	if (!o)
-		return 0;
-	return error_set(err, -EINVAL, "[%s] %s has changed: that needs a restart", o->section,
-	                 o->key);
+	return config_check_reload(options, ARRAY_SIZE(options), old, new, err);
 }

@@ -11,18 +11,12 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "core/access_list.h"
 #include "core/cleanup.h"
 #include "core/error.h"
 #include "core/log.h"
 
 #define SETTINGS_PATH_DEFAULT "/etc/postcopyd/postcopyd.conf"
-#define SETTINGS_IDS_MAX 32
-
-struct id_list {
-	unsigned n_ids;
-	uint32_t ids[SETTINGS_IDS_MAX];
-};
-
 struct settings {
 	/* [tls] */
 	char *certificate;
@@ -31,7 +25,7 @@ struct settings {
 	/* [sockets] */
 	char *control;
 	mode_t control_mode;
-	char *control_uids; /* as written; see allowed_uids */
+	char *control_uids; /* as written; see control_access */
 	char *control_gids;
 	char *attach;
 	mode_t attach_mode;
@@ -54,8 +48,7 @@ struct settings {
 	int log_target; /* enum log_target */
 
 	/* Parsed from the above. */
-	struct id_list allowed_uids;
-	struct id_list allowed_gids;
+	struct access_list control_access;
 };
 
 /* What the command line says; NULL: nothing. Strings are borrowed. */
@@ -81,7 +74,5 @@ DEFINE_CLEANUP(struct settings, settings_free)
 /* -EINVAL with the name of an option that differs and needs a restart. */
 int settings_check_reload(const struct settings *old, const struct settings *new,
                           struct error *err);
-
-bool id_list_contains(const struct id_list *list, uint32_t id);
 
 #endif

@@ -15,6 +15,7 @@
 
 #define PING_INTERVAL_US 2000000
 #define IDLE_TIMEOUT_US 10000000 /* five pings without any answer */
+#define PONG_QUEUED_BYTES_MAX ((size_t)256 * 1024)
 
 struct source_link {
 	struct source_link_params params;
@@ -34,7 +35,8 @@ static void on_ping_timer(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	/* A full out buffer shows life as well; the idle timeout decides. */
-	(void)source_link_send(l, &m);
+	if (l->welcomed)
+		(void)source_link_send(l, &m);
 }
 
 static int start_pings(struct source_link *l)
@@ -72,9 +74,8 @@ static void on_ready(struct channel *ch, void *user)
 
 static bool code_is_final(enum wire_error_code code)
 {
-	return code == WIRE_ERROR_VERSION || code == WIRE_ERROR_UNKNOWN_MIGRATION ||
-	       code == WIRE_ERROR_DENIED || code == WIRE_ERROR_CANCELLED ||
-	       code == WIRE_ERROR_SOURCE_GONE;
+	return code != WIRE_ERROR_BUSY && code != WIRE_ERROR_INTERNAL &&
+	       code != WIRE_ERROR_NOT_FROZEN;
 }
 
 static int take_error(struct source_link *l, const struct page_message *m, struct error *err)
@@ -91,9 +92,14 @@ static int take_hello_ack(struct source_link *l, const struct page_message *m, s
 	if (l->welcomed)
 		return error_set(err, -EPROTO, "the source sent a second HelloAck");
 	if (m->hello_ack.version < PAGE_PROTOCOL_VERSION_MIN ||
-	    m->hello_ack.version > PAGE_PROTOCOL_VERSION)
-		return error_set(err, -EPROTO, "the source chose version %" PRIu32,
-		                 m->hello_ack.version);
+	    m->hello_ack.version > PAGE_PROTOCOL_VERSION) {
+		l->refused = true;
+		return error_set(err, -EPROTO,
+		                 "the source chose version %" PRIu32
+		                 ", which was not offered (%d to %d were)",
+		                 m->hello_ack.version, PAGE_PROTOCOL_VERSION_MIN,
+		                 PAGE_PROTOCOL_VERSION);
+	}
 	l->welcomed = true;
 	rc = l->params.callbacks->on_welcome(m, err, l->params.user);
 	if (rc < 0)
@@ -101,24 +107,31 @@ static int take_hello_ack(struct source_link *l, const struct page_message *m, s
 	return rc;
 }
 
+/* A source that pings and does not read gets no Pong: the room is for requests. */
+static int take_ping(struct source_link *l, const struct page_message *m)
+{
+	struct page_message pong = {.type = PAGE_MESSAGE_PONG, .ping.cookie = m->ping.cookie};
+
+	if (channel_queued(l->channel) > PONG_QUEUED_BYTES_MAX)
+		return 0;
+	return source_link_send(l, &pong) == -ENOTCONN ? -ENOTCONN : 0;
+}
+
 static int take_message(struct source_link *l, const struct page_message *m, struct error *err)
 {
-	struct page_message pong = {.type = PAGE_MESSAGE_PONG};
-
-	switch (m->type) {
-	case PAGE_MESSAGE_ERROR:
+	if (m->type == PAGE_MESSAGE_ERROR)
 		return take_error(l, m, err);
+	if (m->type == PAGE_MESSAGE_HELLO_ACK)
+		return take_hello_ack(l, m, err);
+	if (!l->welcomed)
+		return error_set(err, -EPROTO, "the source sent %s before HelloAck",
+		                 page_message_type_name(m->type));
+	switch (m->type) {
 	case PAGE_MESSAGE_PING:
-		pong.ping.cookie = m->ping.cookie;
-		return source_link_send(l, &pong) == -ENOTCONN ? -ENOTCONN : 0;
+		return take_ping(l, m);
 	case PAGE_MESSAGE_PONG:
 		return 0;
-	case PAGE_MESSAGE_HELLO_ACK:
-		return take_hello_ack(l, m, err);
 	default:
-		if (!l->welcomed)
-			return error_set(err, -EPROTO, "the source sent %s before HelloAck",
-			                 page_message_type_name(m->type));
 		return l->params.callbacks->on_message(m, err, l->params.user);
 	}
 }

@@ -30,7 +30,7 @@ static int put_text(json_t *o, const char *key, const char *value)
 		char clean[WIRE_ERROR_TEXT_MAX];
 		size_t n = 0;
 
-		for (; value[n] && n < sizeof(clean) - 1; n++)
+		for (; n < sizeof(clean) - 1 && value[n]; n++)
 			clean[n] = (unsigned char)value[n] < 0x80 ? value[n] : '?';
 		clean[n] = '\0';
 		text = json_string(clean);

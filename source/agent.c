@@ -94,10 +94,10 @@ int agent_new(struct settings *settings, struct agent **ret, struct error *err)
 		r = make_listener(a, settings, err);
 	if (r == 0)
 		r = export_server_new(a->loop, settings->export_socket, settings->export_mode,
-		                      &settings->export_rule, a->exports, &a->export_server, err);
+		                      &settings->export_access, a->exports, &a->export_server, err);
 	if (r == 0)
 		r = control_server_new(a->loop, settings->control_socket, settings->control_mode,
-		                       &settings->control_rule, a->exports, &a->control_server,
+		                       &settings->control_access, a->exports, &a->control_server,
 		                       err);
 	if (r < 0) {
 		agent_free(a);
@@ -160,8 +160,8 @@ int agent_reload(struct agent *a, struct settings *settings, struct error *err)
 	page_listener_set_limits(a->listener, settings->sessions, settings->hello_timeout_us);
 	links_set_options(a->links, &options);
 	a->exports->limits = export_limits(settings);
-	export_server_set_rule(a->export_server, &settings->export_rule);
-	control_server_set_rule(a->control_server, &settings->control_rule);
+	export_server_set_access(a->export_server, &settings->export_access);
+	control_server_set_access(a->control_server, &settings->control_access);
 	log_set_level(settings->log_level);
 	settings_free(a->settings);
 	a->settings = settings;

@@ -18,7 +18,7 @@
 struct control_server {
 	struct loop *loop;
 	struct ipc_listener *listener;
-	struct peer_rule rule;
+	struct access_list access;
 	struct export_table *exports;
 	struct control_client *clients;
 	unsigned n_clients;
@@ -125,7 +125,7 @@ static void on_accept(int fd, void *user)
 	struct control_server *s = user;
 	struct error err = {0};
 	struct ucred peer = {0};
-	int r = peer_rule_check(&s->rule, fd, &peer, &err);
+	int r = access_list_check(&s->access, fd, &peer, &err);
 
 	if (r == 0 && s->n_clients >= CLIENTS_MAX)
 		r = error_set(&err, -EBUSY, "%u control clients are connected already",
@@ -153,23 +153,19 @@ static void on_export_changed(struct export *e, void *user)
 }
 
 int control_server_new(struct loop *loop, const char *path, mode_t mode,
-                       const struct peer_rule *rule, struct export_table *exports,
+                       const struct access_list *access, struct export_table *exports,
                        struct control_server **ret, struct error *err)
 {
 	struct control_server *s = calloc(1, sizeof(*s));
-	int fd;
+	int r;
 
 	if (!s)
 		return error_set(err, -ENOMEM, "no memory for the control socket");
 	s->loop = loop;
-	s->rule = *rule;
+	s->access = *access;
 	s->exports = exports;
-	fd = unix_listen(path, mode, err);
-	int r = fd < 0 ? fd : ipc_listener_new(loop, fd, on_accept, s, &s->listener);
-
+	r = ipc_listen(loop, path, mode, on_accept, s, &s->listener, err);
 	if (r < 0) {
-		if (fd >= 0)
-			error_set_errno(err, r, "cannot listen on %s", path);
 		control_server_free(s);
 		return r;
 	}
@@ -189,7 +185,7 @@ struct control_server *control_server_free(struct control_server *s)
 	return NULL;
 }
 
-void control_server_set_rule(struct control_server *s, const struct peer_rule *rule)
+void control_server_set_access(struct control_server *s, const struct access_list *access)
 {
-	s->rule = *rule;
+	s->access = *access;
 }

@@ -5,18 +5,18 @@
 
 #include <sys/types.h>
 
+#include "core/access_list.h"
 #include "net/loop.h"
 #include "source/export_table.h"
-#include "source/peer_rule.h"
 
 struct control_server;
 
 int control_server_new(struct loop *loop, const char *path, mode_t mode,
-                       const struct peer_rule *rule, struct export_table *exports,
+                       const struct access_list *access, struct export_table *exports,
                        struct control_server **ret, struct error *err);
 struct control_server *control_server_free(struct control_server *s); /* always NULL */
 
 /* For connections from now on. */
-void control_server_set_rule(struct control_server *s, const struct peer_rule *rule);
+void control_server_set_access(struct control_server *s, const struct access_list *access);
 
 #endif

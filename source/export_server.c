@@ -28,7 +28,7 @@ struct exporter {
 struct export_server {
 	struct loop *loop;
 	struct ipc_listener *listener;
-	struct peer_rule rule;
+	struct access_list access;
 	struct export_table *exports;
 	struct exporter *exporters;
 	unsigned n_exporters;
@@ -209,7 +209,7 @@ static void on_accept(int fd, void *user)
 	struct export_server *s = user;
 	struct error err = {0};
 	struct ucred peer = {0};
-	int r = peer_rule_check(&s->rule, fd, &peer, &err);
+	int r = access_list_check(&s->access, fd, &peer, &err);
 
 	if (r == 0 && s->n_exporters >= CONNECTIONS_MAX)
 		r = error_set(&err, -EBUSY, "%u connections are open already", s->n_exporters);
@@ -227,23 +227,19 @@ static void on_accept(int fd, void *user)
 }
 
 int export_server_new(struct loop *loop, const char *path, mode_t mode,
-                      const struct peer_rule *rule, struct export_table *exports,
+                      const struct access_list *access, struct export_table *exports,
                       struct export_server **ret, struct error *err)
 {
 	struct export_server *s = calloc(1, sizeof(*s));
-	int fd;
+	int r;
 
 	if (!s)
 		return error_set(err, -ENOMEM, "no memory for the export socket");
 	s->loop = loop;
-	s->rule = *rule;
+	s->access = *access;
 	s->exports = exports;
-	fd = unix_listen(path, mode, err);
-	int r = fd < 0 ? fd : ipc_listener_new(loop, fd, on_accept, s, &s->listener);
-
+	r = ipc_listen(loop, path, mode, on_accept, s, &s->listener, err);
 	if (r < 0) {
-		if (fd >= 0)
-			error_set_errno(err, r, "cannot listen on %s", path);
 		export_server_free(s);
 		return r;
 	}
@@ -265,7 +261,7 @@ struct export_server *export_server_free(struct export_server *s)
 	return NULL;
 }
 
-void export_server_set_rule(struct export_server *s, const struct peer_rule *rule)
+void export_server_set_access(struct export_server *s, const struct access_list *access)
 {
-	s->rule = *rule;
+	s->access = *access;
 }

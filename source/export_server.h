@@ -5,18 +5,18 @@
 
 #include <sys/types.h>
 
+#include "core/access_list.h"
 #include "net/loop.h"
 #include "source/export_table.h"
-#include "source/peer_rule.h"
 
 struct export_server;
 
 int export_server_new(struct loop *loop, const char *path, mode_t mode,
-                      const struct peer_rule *rule, struct export_table *exports,
+                      const struct access_list *access, struct export_table *exports,
                       struct export_server **ret, struct error *err);
 struct export_server *export_server_free(struct export_server *s); /* always NULL */
 
 /* For connections from now on. */
-void export_server_set_rule(struct export_server *s, const struct peer_rule *rule);
+void export_server_set_access(struct export_server *s, const struct access_list *access);
 
 #endif

@@ -1,33 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * postcopy-sourced: options, signals, and what systemd wants to know. All else
- * is in agent.c and below.
+ * postcopy-sourced: its command line, and what net/service.c has to know. All
+ * else is in agent.c and below.
  */
-#include <errno.h>
-#include <event2/event.h>
-#include <getopt.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <systemd/sd-daemon.h>
-#include <unistd.h>
-
-#include "core/clock.h"
-#include "core/log.h"
+#include "core/cleanup.h"
+#include "net/service.h"
 #include "source/agent.h"
 
-struct options {
+struct program {
 	const char *config; /* NULL: the default path, if it is there */
 	struct settings_overrides overrides;
-	bool exit; /* --help, --version */
-};
-
-/* What the signal handlers (on the loop) need. */
-struct program {
-	struct options options;
+	struct settings *settings; /* loaded, until the agent has them */
 	struct agent *agent;
-	struct event *term, *interrupt, *hangup, *watchdog;
 };
 
 static const char usage[] =
@@ -47,207 +31,91 @@ static const char usage[] =
         "\n"
         "Options override the file. See postcopy-sourced(8).\n";
 
-static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'},
-        {"listen", required_argument, NULL, 'L'},
-        {"export-socket", required_argument, NULL, 'E'},
-        {"control-socket", required_argument, NULL, 'C'},
-        {"cert", required_argument, NULL, 'e'},
-        {"key", required_argument, NULL, 'k'},
-        {"ca", required_argument, NULL, 'a'},
-        {"log-level", required_argument, NULL, 'l'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},
-        {0},
-};
-
-/* Where the argument of an option goes; NULL: it is not one of these. */
-static const char **option_field(struct options *o, int c)
+static int settings_read(const struct program *p, struct settings **ret, struct error *err)
 {
-	switch (c) {
-	case 'c':
-		return &o->config;
-	case 'L':
-		return &o->overrides.listen;
-	case 'E':
-		return &o->overrides.export_socket;
-	case 'C':
-		return &o->overrides.control_socket;
-	case 'e':
-		return &o->overrides.certificate;
-	case 'k':
-		return &o->overrides.key;
-	case 'a':
-		return &o->overrides.ca;
-	case 'l':
-		return &o->overrides.log_level;
-	default:
-		return NULL;
-	}
+	return settings_load(service_config_path(p->config, SETTINGS_PATH_DEFAULT), &p->overrides,
+	                     ret, err);
 }
 
-static int options_parse(int argc, char **argv, struct options *o)
+static int load(void *user, enum log_target *ret_target, int *ret_level, struct error *err)
 {
-	int c;
+	struct program *p = user;
+	int r = settings_read(p, &p->settings, err);
 
-	while ((c = getopt_long(argc, argv, "h", long_options, NULL)) != -1) {
-		const char **field = option_field(o, c);
-
-		if (field) {
-			*field = optarg;
-		} else if (c == 'h' || c == 'V') {
-			fputs(c == 'h' ? usage : "postcopy-sourced " PROJECT_VERSION "\n", stdout);
-			o->exit = true;
-			return 0;
-		} else {
-			fputs("Try postcopy-sourced --help.\n", stderr);
-			return -EINVAL;
-		}
-	}
-	if (optind == argc)
-		return 0;
-	fprintf(stderr,
-	        "postcopy-sourced: unexpected argument \"%s\". Try postcopy-sourced --help.\n",
-	        argv[optind]);
-	return -EINVAL;
+	if (r < 0)
+		return r;
+	*ret_target = (enum log_target)p->settings->log_target;
+	*ret_level = p->settings->log_level;
+	return 0;
 }
 
-/* The default file may be absent: the defaults do. One that was asked for may not. */
-static int load_settings(const struct options *o, struct settings **ret, struct error *err)
+static int start(void *user, struct loop **ret_loop, struct error *err)
 {
-	const char *path = o->config;
+	struct program *p = user;
+	int r = agent_new(p->settings, &p->agent, err);
 
-	if (!path && access(SETTINGS_PATH_DEFAULT, F_OK) == 0)
-		path = SETTINGS_PATH_DEFAULT;
-	return settings_load(path, &o->overrides, ret, err);
+	if (r < 0)
+		return r;
+	p->settings = NULL;
+	*ret_loop = agent_loop(p->agent);
+	return 0;
 }
 
-static void on_end(evutil_socket_t number, short what, void *arg)
+static int reload(void *user, struct error *err)
 {
-	struct program *p = arg;
+	struct program *p = user;
+	struct settings *settings = NULL;
+	int r = settings_read(p, &settings, err);
+
+	if (r == 0)
+		r = agent_reload(p->agent, settings, err);
+	if (r < 0)
+		settings_free(settings);
+	return r;
+}
+
+static void stop(void *user, const char *signal_name)
+{
+	const struct program *p = user;
 	unsigned live = agent_live_exports(p->agent);
 
-	(void)what;
 	log_write(live ? LOG_WARNING : LOG_NOTICE, NULL, 0,
-	          "received SIG%s: ending with %u live exports", sigabbrev_np((int)number), live);
-	sd_notify(0, "STOPPING=1");
-	loop_stop(agent_loop(p->agent));
+	          "received SIG%s: ending with %u live exports", signal_name, live);
 }
 
-static void on_hangup(evutil_socket_t number, short what, void *arg)
+static void end(void *user)
 {
-	struct program *p = arg;
-	struct settings *settings = NULL;
-	struct error error = {0};
-	int r;
+	struct program *p = user;
 
-	(void)number;
-	(void)what;
-	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_monotonic_us());
-	r = load_settings(&p->options, &settings, &error);
-	if (r == 0)
-		r = agent_reload(p->agent, settings, &error);
-	if (r == 0) {
-		log_notice("settings and keys are loaded again");
-	} else {
-		settings_free(settings);
-		log_error("cannot reload, going on as before: %s", error.text);
-	}
-	sd_notify(0, "READY=1");
-}
-
-static void on_watchdog(evutil_socket_t fd, short what, void *arg)
-{
-	(void)fd;
-	(void)what;
-	(void)arg;
-	sd_notify(0, "WATCHDOG=1");
-}
-
-static int watch_signal(struct program *p, int number, event_callback_fn fn, struct event **ret)
-{
-	*ret = evsignal_new(loop_base(agent_loop(p->agent)), number, fn, p);
-	return *ret && event_add(*ret, NULL) == 0 ? 0 : -ENOMEM;
-}
-
-static int watchdog_start(struct program *p)
-{
-	struct timeval tv;
-	uint64_t us;
-
-	if (sd_watchdog_enabled(0, &us) <= 0)
-		return 0;
-	tv.tv_sec = (time_t)(us / 2 / 1000000);
-	tv.tv_usec = (suseconds_t)(us / 2 % 1000000);
-	p->watchdog = event_new(loop_base(agent_loop(p->agent)), -1, EV_PERSIST, on_watchdog, p);
-	return p->watchdog && event_add(p->watchdog, &tv) == 0 ? 0 : -ENOMEM;
-}
-
-static int program_start(struct program *p)
-{
-	int r = watch_signal(p, SIGTERM, on_end, &p->term);
-
-	if (r == 0)
-		r = watch_signal(p, SIGINT, on_end, &p->interrupt);
-	if (r == 0)
-		r = watch_signal(p, SIGHUP, on_hangup, &p->hangup);
-	if (r == 0)
-		r = watchdog_start(p);
-	return r;
-}
-
-static void program_end(struct program *p)
-{
-	struct event *events[] = {p->term, p->interrupt, p->hangup, p->watchdog};
-
-	for (size_t i = 0; i < sizeof(events) / sizeof(*events); i++)
-		if (events[i])
-			event_free(events[i]);
 	p->agent = agent_free(p->agent);
-}
-
-static int program_run(struct program *p, struct settings *settings)
-{
-	struct error error = {0};
-	int r = agent_new(settings, &p->agent, &error);
-
-	if (r < 0) {
-		settings_free(settings);
-		log_error("%s", error.text);
-		return r;
-	}
-	r = program_start(p);
-	if (r == 0) {
-		log_notice("postcopy-sourced " PROJECT_VERSION " is ready");
-		sd_notify(0, "READY=1");
-		r = loop_run(agent_loop(p->agent));
-	}
-	if (r < 0)
-		log_error("main loop: %s", strerror(-r));
-	return r;
+	p->settings = settings_free(p->settings);
 }
 
 int main(int argc, char **argv)
 {
 	struct program program = {0};
-	struct settings *settings = NULL;
-	struct error error = {0};
-	int r;
+	const struct service_option options[] = {
+	        {"config", &program.config},
+	        {"listen", &program.overrides.listen},
+	        {"export-socket", &program.overrides.export_socket},
+	        {"control-socket", &program.overrides.control_socket},
+	        {"cert", &program.overrides.certificate},
+	        {"key", &program.overrides.key},
+	        {"ca", &program.overrides.ca},
+	        {"log-level", &program.overrides.log_level},
+	};
+	const struct service service = {
+	        .name = "postcopy-sourced",
+	        .usage = usage,
+	        .options = options,
+	        .n_options = ARRAY_SIZE(options),
+	        .load = load,
+	        .start = start,
+	        .reload = reload,
+	        .stop = stop,
+	        .end = end,
+	        .user = &program,
+	};
 
-	if (options_parse(argc, argv, &program.options) < 0)
-		return 2;
-	if (program.options.exit)
-		return EXIT_SUCCESS;
-	signal(SIGPIPE, SIG_IGN);
-	r = load_settings(&program.options, &settings, &error);
-	log_init("postcopy-sourced",
-	         r < 0 ? LOG_TARGET_AUTO : (enum log_target)settings->log_target);
-	if (r < 0) {
-		log_error("%s", error.text);
-		return 2;
-	}
-	log_set_level(settings->log_level);
-	r = program_run(&program, settings);
-	program_end(&program);
-	return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+	return service_run(&service, argc, argv);
 }

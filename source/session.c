@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "core/token.h"
 
 #define PEER_NAMES_MAX 512
 
@@ -60,17 +61,6 @@ static void refuse(struct session *s, enum wire_error_code code, const char *tex
 	channel_close_after_flush(s->channel);
 }
 
-/* In a time that does not tell how much of it is right. */
-static bool token_equal(const struct export *e, const struct page_message *hello)
-{
-	uint8_t given[TOKEN_BYTES_MAX] = {0}, difference = 0;
-
-	memcpy(given, hello->hello.token, hello->hello.token_len);
-	for (size_t i = 0; i < sizeof(given); i++)
-		difference |= given[i] ^ e->token[i];
-	return difference == 0 && hello->hello.token_len == e->token_len;
-}
-
 static bool check_version(struct session *s, const struct page_message *m)
 {
 	char text[WIRE_ERROR_TEXT_MAX];
@@ -103,7 +93,7 @@ static bool check_peer(struct session *s, const struct export *e, const struct p
 	struct error err = {0};
 	char names[PEER_NAMES_MAX], for_log[2 * PEER_NAMES_MAX] = "";
 	bool identity = channel_check_identity(s->channel, e->peer_identity, &err) == 0;
-	bool token = token_equal(e, m);
+	bool token = token_equal(m->hello.token, m->hello.token_len, e->token, e->token_len);
 
 	if (identity && token)
 		return true;

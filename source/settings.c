@@ -13,28 +13,7 @@
 #include "core/config.h"
 #include "core/log.h"
 
-static int parse_log_target(const char *value, void *dest, struct error *err)
-{
-	static const char *const names[] = {
-	        [LOG_TARGET_AUTO] = "auto",
-	        [LOG_TARGET_JOURNAL] = "journal",
-	        [LOG_TARGET_STDERR] = "stderr",
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		if (strcmp(value, names[i]) == 0) {
-			*(int *)dest = (int)i;
-			return 0;
-		}
-	}
-	return error_set(err, -EINVAL, "expected auto, journal or stderr, not \"%.64s\"", value);
-}
-
-#define OPTION(section, key, parser, field, value, may_reload, unit_name, text)            \
-	{                                                                                  \
-		section, key, parser, offsetof(struct settings, field), value, may_reload, \
-		        unit_name, text                                                    \
-	}
+#define OPTION(...) CONFIG_OPTION(struct settings, __VA_ARGS__)
 
 static const struct config_option table[] = {
         OPTION("listen", "address", config_parse_string, listen, "[::]:4950", false, NULL,
@@ -87,7 +66,7 @@ static const struct config_option table[] = {
 
         OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
                "error, warning, notice, info or debug"),
-        OPTION("log", "target", parse_log_target, log_target, "auto", false, NULL,
+        OPTION("log", "target", config_parse_log_target, log_target, "auto", false, NULL,
                "auto, journal or stderr"),
 };
 
@@ -100,32 +79,32 @@ struct settings *settings_free(struct settings *s)
 	return NULL;
 }
 
-static int override(char **field, const char *value)
-{
-	char *copy;
-
-	if (!value)
-		return 0;
-	copy = strdup(value);
-	if (!copy)
-		return -ENOMEM;
-	free(*field);
-	*field = copy;
-	return 0;
-}
-
 static int apply_overrides(struct settings *s, const struct settings_overrides *o,
                            struct error *err)
 {
-	if (override(&s->listen, o->listen) < 0 ||
-	    override(&s->export_socket, o->export_socket) < 0 ||
-	    override(&s->control_socket, o->control_socket) < 0 ||
-	    override(&s->certificate, o->certificate) < 0 || override(&s->key, o->key) < 0 ||
-	    override(&s->ca, o->ca) < 0)
-		return error_set(err, -ENOMEM, "not enough memory for the settings");
+	int r;
+
+	if ((r = config_override(&s->listen, o->listen, err)) < 0 ||
+	    (r = config_override(&s->export_socket, o->export_socket, err)) < 0 ||
+	    (r = config_override(&s->control_socket, o->control_socket, err)) < 0 ||
+	    (r = config_override(&s->certificate, o->certificate, err)) < 0 ||
+	    (r = config_override(&s->key, o->key, err)) < 0 ||
+	    (r = config_override(&s->ca, o->ca, err)) < 0)
+		return r;
 	if (o->log_level && config_parse_log_level(o->log_level, &s->log_level, err) < 0)
 		return error_prefix(err, "--log-level");
 	return 0;
+}
+
+/* With both lists empty, whoever the socket's mode lets in. */
+static int parse_access(const char *socket, const char *uids, const char *gids,
+                        struct access_list *ret, struct error *err)
+{
+	int r = access_list_parse(socket, uids, gids, ret, err);
+
+	if (r == 0)
+		ret->open = access_list_is_empty(ret);
+	return r;
 }
 
 static int check(struct settings *s, struct error *err)
@@ -136,11 +115,12 @@ static int check(struct settings *s, struct error *err)
 		                 "least 1, [links] max at least 2");
 	if (s->socket_buffer_bytes > INT_MAX / 2)
 		return error_set(err, -EINVAL, "[links] socket_buffer: expected at most 1G");
-	if (peer_rule_parse(s->export_uids, s->export_gids, &s->export_rule, err) < 0)
-		return error_prefix(err, "[sockets] export_uids, export_gids");
-	if (peer_rule_parse(s->control_uids, s->control_gids, &s->control_rule, err) < 0)
-		return error_prefix(err, "[sockets] control_uids, control_gids");
-	return 0;
+	int r = parse_access("export", s->export_uids, s->export_gids, &s->export_access, err);
+
+	if (r == 0)
+		r = parse_access("control", s->control_uids, s->control_gids, &s->control_access,
+		                 err);
+	return r;
 }
 
 int settings_load(const char *path, const struct settings_overrides *overrides,
@@ -167,12 +147,5 @@ int settings_load(const char *path, const struct settings_overrides *overrides,
 int settings_check_reload(const struct settings *old_settings, const struct settings *new_settings,
                           struct error *err)
 {
-	const struct config_option *fixed =
-	        config_first_fixed_change(table, ARRAY_SIZE(table), old_settings, new_settings);
-
-	if (!fixed)
-		return 0;
-	return error_set(err, -EINVAL,
-	                 "[%s] %s cannot change while postcopy-sourced runs: restart it",
-	                 fixed->section, fixed->key);
+	return config_check_reload(table, ARRAY_SIZE(table), old_settings, new_settings, err);
 }

@@ -7,8 +7,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "core/access_list.h"
 #include "core/error.h"
-#include "source/peer_rule.h"
 
 #define SETTINGS_PATH_DEFAULT "/etc/postcopyd/postcopy-sourced.conf"
 
@@ -38,8 +38,8 @@ struct settings {
 	int log_target; /* enum log_target */
 
 	/* Made of the above. */
-	struct peer_rule export_rule;
-	struct peer_rule control_rule;
+	struct access_list export_access;
+	struct access_list control_access;
 };
 
 /* Of the command line; NULL: not given. */

@@ -47,6 +47,7 @@ struct bitmap *bitmap_free(struct bitmap *b)
 /* The n lowest bits, 1 <= n <= 64. */
 static uint64_t low_mask(uint64_t n)
 {
+	/* cppcheck-suppress shiftTooManyBits ; n is at least 1 */
 	return UINT64_MAX >> (WORD_BITS - n);
 }
 

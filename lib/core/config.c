@@ -218,3 +218,20 @@ const struct config_option *config_first_fixed_change(const struct config_option
 			return &table[i];
 	return NULL;
 }
+
+int config_check_reload(const struct config_option *table, size_t n_options, const void *old_object,
+                        const void *new_object, struct error *err)
+{
+	const struct config_option *fixed =
+	        config_first_fixed_change(table, n_options, old_object, new_object);
+
+	if (!fixed)
+		return 0;
+	return error_set(err, -EINVAL, "[%s] %s has changed: that needs a restart", fixed->section,
+	                 fixed->key);
+}
+
+int config_override(char **field, const char *value, struct error *err)
+{
+	return value ? config_parse_string(value, field, err) : 0;
+}

@@ -33,14 +33,21 @@ struct config_option {
 	const char *help;          /* one line */
 };
 
+/* A row of the table for a field of the given struct. */
+#define CONFIG_OPTION(type, section, key, parser, field, value, may_reload, unit_name, text)    \
+	{                                                                                       \
+		section, key, parser, offsetof(type, field), value, may_reload, unit_name, text \
+	}
+
 /* Parsers. Strings are malloc()ed char * fields, released by config_free(). */
-int config_parse_string(const char *value, void *dest, struct error *err);    /* char * */
-int config_parse_bool(const char *value, void *dest, struct error *err);      /* bool */
-int config_parse_uint(const char *value, void *dest, struct error *err);      /* unsigned */
-int config_parse_bytes(const char *value, void *dest, struct error *err);     /* uint64_t */
-int config_parse_duration(const char *value, void *dest, struct error *err);  /* uint64_t us */
-int config_parse_mode(const char *value, void *dest, struct error *err);      /* mode_t, octal */
-int config_parse_log_level(const char *value, void *dest, struct error *err); /* int */
+int config_parse_string(const char *value, void *dest, struct error *err);     /* char * */
+int config_parse_bool(const char *value, void *dest, struct error *err);       /* bool */
+int config_parse_uint(const char *value, void *dest, struct error *err);       /* unsigned */
+int config_parse_bytes(const char *value, void *dest, struct error *err);      /* uint64_t */
+int config_parse_duration(const char *value, void *dest, struct error *err);   /* uint64_t us */
+int config_parse_mode(const char *value, void *dest, struct error *err);       /* mode_t, octal */
+int config_parse_log_level(const char *value, void *dest, struct error *err);  /* int */
+int config_parse_log_target(const char *value, void *dest, struct error *err); /* int */
 
 /*
  * Fill *object (zeroed by the caller, all of the table's fields) with the
@@ -61,5 +68,12 @@ void config_free(const struct config_option *table, size_t n_options, void *obje
 const struct config_option *config_first_fixed_change(const struct config_option *table,
                                                       size_t n_options, const void *old_object,
                                                       const void *new_object);
+
+/* -EINVAL with the name of that option when there is one. */
+int config_check_reload(const struct config_option *table, size_t n_options, const void *old_object,
+                        const void *new_object, struct error *err);
+
+/* Replace a string by what the command line gives; NULL: nothing is given. */
+int config_override(char **field, const char *value, struct error *err);
 
 #endif

@@ -126,3 +126,20 @@ int config_parse_log_level(const char *value, void *dest, struct error *err)
 	*(int *)dest = level;
 	return 0;
 }
+
+int config_parse_log_target(const char *value, void *dest, struct error *err)
+{
+	static const char *const names[] = {
+	        [LOG_TARGET_AUTO] = "auto",
+	        [LOG_TARGET_JOURNAL] = "journal",
+	        [LOG_TARGET_STDERR] = "stderr",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		if (strcmp(value, names[i]) == 0) {
+			*(int *)dest = (int)i;
+			return 0;
+		}
+	}
+	return error_set(err, -EINVAL, "expected auto, journal or stderr, not \"%.64s\"", value);
+}

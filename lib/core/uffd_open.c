@@ -53,3 +53,10 @@ int uffd_negotiate(int uffd, uint64_t features, uint64_t *ret_features)
 	*ret_features = api.features;
 	return 0;
 }
+
+int uffd_features(uint64_t *ret_features)
+{
+	_cleanup_close_ int uffd = uffd_open();
+
+	return uffd < 0 ? uffd : uffd_negotiate(uffd, 0, ret_features);
+}

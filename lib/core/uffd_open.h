@@ -27,4 +27,7 @@ int uffd_open(void);
  */
 int uffd_negotiate(int uffd, uint64_t features, uint64_t *ret_features);
 
+/* What the kernel has, asked on a userfaultfd that is not kept. */
+int uffd_features(uint64_t *ret_features);
+
 #endif

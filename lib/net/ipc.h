@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
+#include <sys/types.h>
 
 #include "core/cleanup.h"
 #include "core/error.h"
@@ -60,6 +61,9 @@ typedef void (*ipc_accept_fn)(int fd, void *user); /* fd is non-blocking and the
 /* Accept on a listening fd (owned). Survives EMFILE by pausing 100 ms. */
 int ipc_listener_new(struct loop *loop, int fd, ipc_accept_fn on_accept, void *user,
                      struct ipc_listener **ret);
-struct ipc_listener *ipc_listener_free(struct ipc_listener *l);
+/* The same on a UNIX socket of its own, see unix_listen(); a socket file is removed at the end. */
+int ipc_listen(struct loop *loop, const char *path, mode_t mode, ipc_accept_fn on_accept,
+               void *user, struct ipc_listener **ret, struct error *err);
+struct ipc_listener *ipc_listener_free(struct ipc_listener *l); /* always NULL */
 
 #endif

@@ -20,6 +20,7 @@
 
 struct ipc_listener {
 	int fd;
+	char *path; /* of the socket file, to be removed; NULL: none */
 	ipc_accept_fn on_accept;
 	void *user;
 	struct event accept_event;
@@ -67,6 +68,9 @@ static void listener_accept(struct ipc_listener *l)
 static void listener_release(struct ipc_listener *l)
 {
 	close_fd(&l->fd);
+	if (l->path)
+		unlink(l->path);
+	free(l->path);
 	free(l);
 }
 
@@ -110,6 +114,27 @@ int ipc_listener_new(struct loop *loop, int fd, ipc_accept_fn on_accept, void *u
 		listener_release(l);
 		return -ENOMEM;
 	}
+	*ret = l;
+	return 0;
+}
+
+int ipc_listen(struct loop *loop, const char *path, mode_t mode, ipc_accept_fn on_accept,
+               void *user, struct ipc_listener **ret, struct error *err)
+{
+	_cleanup_free_ char *file = strdup(path);
+	struct ipc_listener *l;
+	int fd, r;
+
+	if (!file)
+		return error_set(err, -ENOMEM, "not enough memory");
+	fd = unix_listen(path, mode, err);
+	if (fd < 0)
+		return fd;
+	r = ipc_listener_new(loop, fd, on_accept, user, &l);
+	if (r < 0)
+		return error_set_errno(err, r, "cannot listen on %s", path);
+	if (*path != '@')
+		l->path = TAKE_PTR(file);
 	*ret = l;
 	return 0;
 }

@@ -57,7 +57,7 @@ static int setup_with(struct setup *s, void (*script)(struct fake *f))
 	        0);
 	if (script) {
 		fake_start(&s->fake, script);
-		s->params.socket_path = s->fake.path;
+		s->params.socket_path = s->fake.server.path;
 	}
 	return 0;
 }
@@ -98,7 +98,7 @@ static void script_accept(struct fake *f)
 	FAKE_CHECK(f, f->n_fds == 3);
 	FAKE_CHECK(f, fd_is_userfaultfd(f->fds[0]) && fd_is_userfaultfd(f->fds[1]));
 	FAKE_CHECK(f, fd_is_memory_file(f->fds[2]));
-	if (f->failed_line)
+	if (f->server.failed_line)
 		return;
 	FAKE_CHECK(f, strcmp(r[0].name, "ram0") == 0 && r[0].gpa.addr == 0);
 	FAKE_CHECK(f, r[0].hva.addr != 0 && r[0].length_bytes == 4 * FAKE_PAGE);
@@ -156,7 +156,7 @@ static void test_refusal_has_code_and_text(void **state)
 static void script_refuse_unread(struct fake *f)
 {
 	fake_ack(f, EACCES, "not for this user");
-	close_fd(&f->sock);
+	close_fd(&f->server.sock);
 }
 
 static void test_refusal_before_reading(void **state)
@@ -175,7 +175,7 @@ static void test_refusal_before_reading(void **state)
 static void script_close(struct fake *f)
 {
 	fake_receive(f, ATTACH_REQUEST_ATTACH);
-	shutdown(f->sock, SHUT_RDWR);
+	shutdown(f->server.sock, SHUT_RDWR);
 }
 
 static void script_silent(struct fake *f)
@@ -187,14 +187,14 @@ static void script_silent(struct fake *f)
 static void script_garbage(struct fake *f)
 {
 	fake_receive(f, ATTACH_REQUEST_ATTACH);
-	FAKE_CHECK(f, send(f->sock, "HTTP/1.1 400 Bad Request\r\n", 26, MSG_NOSIGNAL) == 26);
+	FAKE_CHECK(f, send(f->server.sock, "HTTP/1.1 400 Bad Request\r\n", 26, MSG_NOSIGNAL) == 26);
 	fake_expect_close(f);
 }
 
 static void script_undecodable(struct fake *f)
 {
 	fake_receive(f, ATTACH_REQUEST_ATTACH);
-	FAKE_CHECK(f, send(f->sock, "\3\0\0\0\xff\xff\xff", 7, MSG_NOSIGNAL) == 7);
+	FAKE_CHECK(f, send(f->server.sock, "\3\0\0\0\xff\xff\xff", 7, MSG_NOSIGNAL) == 7);
 	fake_expect_close(f);
 }
 

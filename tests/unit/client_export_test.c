@@ -10,7 +10,7 @@ static struct postcopy_export_params params_for(struct fake *f, struct postcopy_
                                                 size_t n)
 {
 	struct postcopy_export_params p = {
-	        .socket_path = f->path,
+	        .socket_path = f->server.path,
 	        .token = fake_token,
 	        .token_len = sizeof(fake_token),
 	        .peer_identity = "dst.example",
@@ -41,7 +41,7 @@ static void script_read_memory(struct fake *f)
 
 	fake_receive(f, ATTACH_REQUEST_EXPORT);
 	FAKE_CHECK(f, f->request.type == ATTACH_REQUEST_EXPORT && f->n_fds == 2);
-	if (f->failed_line)
+	if (f->server.failed_line)
 		return;
 	r = f->request.export.regions;
 	FAKE_CHECK(f, strcmp(f->request.export.peer_identity, "dst.example") == 0);
@@ -166,7 +166,7 @@ static void test_wrong_ranges(void **state)
 
 static void test_wrong_identity(void **state)
 {
-	struct fake f = {.path = "/nonexistent"};
+	struct fake f = {.server.path = "/nonexistent"};
 	void *memory = fake_memory(4, NULL);
 	struct postcopy_region r = fake_region("ram0", 0, memory, 4);
 	struct postcopy_export_params p = params_for(&f, &r, 1);
@@ -188,12 +188,12 @@ static void script_many(struct fake *f)
 {
 	fake_receive(f, ATTACH_REQUEST_EXPORT);
 	fake_ack(f, 0, "");
-	for (int i = 0; i < REPORTERS * REPORTS && !f->failed_line; i++) {
+	for (int i = 0; i < REPORTERS * REPORTS && !f->server.failed_line; i++) {
 		uint64_t page;
 		char text[32];
 
 		fake_receive(f, ATTACH_REQUEST_REPORT_POISON);
-		if (f->failed_line)
+		if (f->server.failed_line)
 			return;
 		page = f->request.report_poison.ranges[0].gpa.addr / FAKE_PAGE;
 		snprintf(text, sizeof(text), "page %d", (int)page);

@@ -7,27 +7,17 @@
 #ifndef UNIT_CLIENT_FAKE_H
 #define UNIT_CLIENT_FAKE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <errno.h>
 #include <poll.h>
-#include <pthread.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "core/cleanup.h"
-#include "core/fdpass.h"
 #include "postcopy.h"
+#include "unit/fake_server.h"
 #include "wire/attach_message.h"
 
 #define FAKE_SECONDS_US (UINT64_C(1000000))
@@ -35,25 +25,14 @@
 static const uint8_t fake_token[32] = {1, 2, 3, 4, 5, 6, 7, 8};
 
 struct fake {
-	char dir[32];
-	char path[64];
-	int listener;
-	int sock;
-	pthread_t thread;
+	struct fake_server server;
 	void (*script)(struct fake *f);
 	sem_t go; /* the test lets the script go on */
 	sem_t at; /* the script tells how far it is */
 	struct attach_request request;
 	int fds[ATTACH_FDS_MAX];
 	size_t n_fds;
-	int failed_line;
 };
-
-#define FAKE_CHECK(f, condition)                       \
-	do {                                           \
-		if (!(condition) && !(f)->failed_line) \
-			(f)->failed_line = __LINE__;   \
-	} while (0)
 
 static inline void fake_request_drop(struct fake *f)
 {
@@ -73,7 +52,7 @@ static inline void fake_receive(struct fake *f, enum attach_request_type type)
 	int r;
 
 	fake_request_drop(f);
-	r = fdpass_recv_message(f->sock, &body, &len, f->fds, ATTACH_FDS_MAX, &f->n_fds,
+	r = fdpass_recv_message(f->server.sock, &body, &len, f->fds, ATTACH_FDS_MAX, &f->n_fds,
 	                        10 * FAKE_SECONDS_US);
 	FAKE_CHECK(f, r == 0);
 	if (r == 0 && attach_request_decode(body, len, &f->request, &err) < 0)
@@ -87,7 +66,7 @@ static inline void fake_reply(struct fake *f, const struct attach_reply *reply)
 	size_t len = 0;
 
 	FAKE_CHECK(f, attach_reply_encode(reply, &body, &len) == 0);
-	FAKE_CHECK(f, fdpass_send_message(f->sock, body, len, NULL, 0) == 0);
+	FAKE_CHECK(f, fdpass_send_message(f->server.sock, body, len, NULL, 0) == 0);
 }
 
 static inline void fake_ack(struct fake *f, int error, const char *text)
@@ -119,52 +98,34 @@ static inline void fake_wait_go(struct fake *f)
 /* The client has closed: nothing but the stream's end comes. */
 static inline void fake_expect_close(struct fake *f)
 {
-	struct pollfd p = {.fd = f->sock, .events = POLLIN};
+	struct pollfd p = {.fd = f->server.sock, .events = POLLIN};
 	char c;
 
-	FAKE_CHECK(f, poll(&p, 1, 10000) == 1 && recv(f->sock, &c, 1, 0) <= 0);
+	FAKE_CHECK(f, poll(&p, 1, 10000) == 1 && recv(f->server.sock, &c, 1, 0) <= 0);
 }
 
-static inline void *fake_thread(void *arg)
+static inline void fake_run(void *user)
 {
-	struct fake *f = arg;
-	struct pollfd p = {.fd = f->listener, .events = POLLIN};
+	struct fake *f = user;
 
-	FAKE_CHECK(f, poll(&p, 1, 10000) == 1);
-	f->sock = accept(f->listener, NULL, NULL);
-	FAKE_CHECK(f, f->sock >= 0);
-	if (f->sock >= 0)
-		f->script(f);
-	return NULL;
+	f->script(f);
 }
 
 static inline void fake_start(struct fake *f, void (*script)(struct fake *f))
 {
 	memset(f, 0, sizeof(*f));
-	f->sock = -1;
-	strcpy(f->dir, "/tmp/postcopy-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->path, sizeof(f->path), "%s/sock", f->dir);
-	f->listener = unix_listen(f->path, 0600, NULL);
-	assert_true(f->listener >= 0);
 	sem_init(&f->go, 0, 0);
 	sem_init(&f->at, 0, 0);
 	f->script = script;
-	assert_int_equal(pthread_create(&f->thread, NULL, fake_thread, f), 0);
+	fake_server_start(&f->server, fake_run, f);
 }
 
 static inline void fake_join(struct fake *f)
 {
-	pthread_join(f->thread, NULL);
+	fake_server_join(&f->server);
 	fake_request_drop(f);
-	close_fd(&f->sock);
-	close_fd(&f->listener);
-	unlink(f->path);
-	rmdir(f->dir);
 	sem_destroy(&f->go);
 	sem_destroy(&f->at);
-	if (f->failed_line)
-		fail_msg("the script failed at line %d", f->failed_line);
 }
 
 /* n pages of anonymous memory, or of a memfd when *ret_fd is wanted. */

@@ -22,7 +22,7 @@ static struct postcopy *export_start(struct fake *f, void (*script)(struct fake 
 	struct postcopy *h = NULL;
 
 	fake_start(f, script);
-	p.socket_path = f->path;
+	p.socket_path = f->server.path;
 	assert_int_equal(postcopy_export(&p, &h, NULL, 0), 0);
 	return h;
 }
@@ -96,7 +96,7 @@ static void script_bytewise(struct fake *f)
 	FAKE_CHECK(f, attach_reply_encode(&reply, &body, &len) == 0);
 	prefix[0] = (uint8_t)len;
 	for (size_t i = 0; i < 4 + len; i++)
-		FAKE_CHECK(f, send(f->sock, i < 4 ? prefix + i : body + i - 4, 1, 0) == 1);
+		FAKE_CHECK(f, send(f->server.sock, i < 4 ? prefix + i : body + i - 4, 1, 0) == 1);
 	fake_expect_close(f);
 }
 
@@ -136,7 +136,7 @@ static void script_die(struct fake *f)
 {
 	export_accept(f);
 	fake_wait_go(f);
-	shutdown(f->sock, SHUT_RDWR);
+	shutdown(f->server.sock, SHUT_RDWR);
 }
 
 static void *waiting_thread(void *arg)
@@ -195,7 +195,7 @@ static void script_last_words(struct fake *f)
 	export_accept(f);
 	fake_wait_go(f);
 	fake_state(f, "failed", "out of memory", true);
-	close_fd(&f->sock);
+	close_fd(&f->server.sock);
 	sem_post(&f->at);
 }
 

@@ -30,7 +30,7 @@ static void test_start(void **state)
 	assert_int_equal(write(fd, "00112233445566778899aabbccddeeff\n", 33), 33);
 	fake_start(&f, script_start);
 	run(&o, WORDS("start", FAKE_ID, "--source", "src:7000", "--peer", "src.example",
-	              "--token-file", path, "--bandwidth", "100M", "--socket", f.path));
+	              "--token-file", path, "--bandwidth", "100M", "--socket", f.server.path));
 	assert_string_equal(o.err, "");
 	assert_int_equal(o.status, 0);
 	assert_string_equal(o.out, "waiting for the VMM to attach\n");
@@ -53,7 +53,7 @@ static void test_refusal_exits_1(void **state)
 
 	(void)state;
 	fake_start(&f, script_refuse);
-	run(&o, WORDS("--socket", f.path, "cancel", FAKE_ID));
+	run(&o, WORDS("--socket", f.server.path, "cancel", FAKE_ID));
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED);
 	assert_string_equal(o.err, "postcopyctl: the guest misses 12 pages; use force\n");
 	fake_join(&f);
@@ -72,7 +72,7 @@ static void test_denied_client_is_told(void **state)
 
 	(void)state;
 	fake_start(&f, script_deny);
-	run(&o, WORDS("--socket", f.path, "list"));
+	run(&o, WORDS("--socket", f.server.path, "list"));
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED);
 	assert_string_equal(o.err, "postcopyctl: user 1000 may not control this daemon\n");
 	fake_join(&f);
@@ -93,7 +93,7 @@ static void test_no_daemon_exits_3(void **state)
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_UNREACHABLE);
 	assert_non_null(strstr(o.err, "/nonexistent/control.sock"));
 	fake_start(&f, script_die);
-	run(&o, WORDS("--socket", f.path, "list"));
+	run(&o, WORDS("--socket", f.server.path, "list"));
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_UNREACHABLE);
 	assert_non_null(strstr(o.err, "closed the connection"));
 	fake_join(&f);
@@ -120,13 +120,13 @@ static void test_list(void **state)
 
 	(void)state;
 	fake_start(&f, script_list);
-	run(&o, WORDS("--socket", f.path, "list"));
+	run(&o, WORDS("--socket", f.server.path, "list"));
 	fake_join(&f);
 	assert_int_equal(o.status, 0);
 	assert_non_null(strstr(o.out, FAKE_ID "  postcopy-active    75.0%"));
 	assert_non_null(strstr(o.out, "ab3e4567-e89b-12d3-a456-426614174000  completed"));
 	fake_start(&f, script_list);
-	run(&o, WORDS("--socket", f.path, "list", "--json"));
+	run(&o, WORDS("--socket", f.server.path, "list", "--json"));
 	fake_join(&f);
 	list = json_loads(o.out, 0, NULL);
 	assert_non_null(list);
@@ -171,7 +171,7 @@ static void test_show(void **state)
 
 	(void)state;
 	fake_start(&f, script_show);
-	run(&o, WORDS("--socket", f.path, "show", FAKE_ID));
+	run(&o, WORDS("--socket", f.server.path, "show", FAKE_ID));
 	fake_join(&f);
 	assert_int_equal(o.status, 0);
 	assert_non_null(strstr(o.out, "src.example:7000 (src.example)"));
@@ -179,7 +179,7 @@ static void test_show(void **state)
 	assert_non_null(strstr(o.out, "0x103000"));
 	assert_non_null(strstr(o.out, "read-error"));
 	fake_start(&f, script_show);
-	run(&o, WORDS("--socket", f.path, "show", FAKE_ID, "--json"));
+	run(&o, WORDS("--socket", f.server.path, "show", FAKE_ID, "--json"));
 	fake_join(&f);
 	m = json_loads(o.out, 0, NULL);
 	assert_non_null(m);
@@ -225,12 +225,12 @@ static void test_probe_of_the_daemon(void **state)
 
 	(void)state;
 	fake_start(&f, script_probe_bad);
-	run(&o, WORDS("--socket", f.path, "probe", "--daemon"));
+	run(&o, WORDS("--socket", f.server.path, "probe", "--daemon"));
 	fake_join(&f);
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED); /* not for memfds */
 	assert_non_null(strstr(o.out, "no: too old"));
 	fake_start(&f, script_probe_good);
-	run(&o, WORDS("--socket", f.path, "probe", "--daemon"));
+	run(&o, WORDS("--socket", f.server.path, "probe", "--daemon"));
 	fake_join(&f);
 	assert_int_equal(o.status, 0);
 }

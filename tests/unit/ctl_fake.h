@@ -7,41 +7,25 @@
 #ifndef UNIT_CTL_FAKE_H
 #define UNIT_CTL_FAKE_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
-
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "core/cleanup.h"
-#include "core/fdpass.h"
 #include "ctl/command.h"
+#include "unit/fake_server.h"
 #include "wire/control_message.h"
 
 #define FAKE_ID "123e4567-e89b-12d3-a456-426614174000"
 #define FAKE_OUTPUT_MAX 65536
 
 struct fake {
-	char dir[32];
-	char path[64];
-	int listener;
-	int sock;
-	pthread_t thread;
+	struct fake_server server;
 	void (*script)(struct fake *f);
 	struct control_request request;
-	int failed_line;
 };
 
 struct output {
@@ -50,18 +34,12 @@ struct output {
 	int status;
 };
 
-#define FAKE_CHECK(f, condition)                       \
-	do {                                           \
-		if (!(condition) && !(f)->failed_line) \
-			(f)->failed_line = __LINE__;   \
-	} while (0)
-
 static inline void fake_receive(struct fake *f, enum control_request_type type)
 {
 	_cleanup_free_ uint8_t *body = NULL;
 	struct error err = {0};
 	size_t len = 0;
-	int r = fdpass_recv_message(f->sock, &body, &len, NULL, 0, NULL, 10000000);
+	int r = fdpass_recv_message(f->server.sock, &body, &len, NULL, 0, NULL, 10000000);
 
 	control_request_free(&f->request);
 	memset(&f->request, 0, sizeof(f->request));
@@ -77,7 +55,7 @@ static inline void fake_reply(struct fake *f, struct control_response *r)
 	size_t len = 0;
 
 	FAKE_CHECK(f, control_response_encode(r, &body, &len) == 0);
-	FAKE_CHECK(f, fdpass_send_message(f->sock, body, len, NULL, 0) == 0);
+	FAKE_CHECK(f, fdpass_send_message(f->server.sock, body, len, NULL, 0) == 0);
 }
 
 static inline void fake_answer(struct fake *f, int error, const char *text)
@@ -121,42 +99,25 @@ static inline void fake_migration_send(struct fake *f, enum control_response_typ
 	fake_reply(f, &r);
 }
 
-static inline void *fake_thread(void *arg)
+static inline void fake_run(void *user)
 {
-	struct fake *f = arg;
-	struct pollfd p = {.fd = f->listener, .events = POLLIN};
+	struct fake *f = user;
 
-	FAKE_CHECK(f, poll(&p, 1, 10000) == 1);
-	f->sock = accept(f->listener, NULL, NULL);
-	FAKE_CHECK(f, f->sock >= 0);
-	if (f->sock >= 0)
-		f->script(f);
-	close_fd(&f->sock);
-	return NULL;
+	f->script(f);
+	close_fd(&f->server.sock);
 }
 
 static inline void fake_start(struct fake *f, void (*script)(struct fake *f))
 {
 	memset(f, 0, sizeof(*f));
-	f->sock = -1;
-	strcpy(f->dir, "/tmp/postcopy-XXXXXX");
-	assert_non_null(mkdtemp(f->dir));
-	snprintf(f->path, sizeof(f->path), "%s/sock", f->dir);
-	f->listener = unix_listen(f->path, 0600, NULL);
-	assert_true(f->listener >= 0);
 	f->script = script;
-	assert_int_equal(pthread_create(&f->thread, NULL, fake_thread, f), 0);
+	fake_server_start(&f->server, fake_run, f);
 }
 
 static inline void fake_join(struct fake *f)
 {
-	pthread_join(f->thread, NULL);
+	fake_server_join(&f->server);
 	control_request_free(&f->request);
-	close_fd(&f->listener);
-	unlink(f->path);
-	rmdir(f->dir);
-	if (f->failed_line)
-		fail_msg("the script failed at line %d", f->failed_line);
 }
 
 static inline int words_count(char **words)

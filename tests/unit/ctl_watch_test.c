@@ -48,7 +48,7 @@ static void test_plain_lines(void **state)
 
 	(void)state;
 	fake_start(&f, script_completes);
-	run(&o, WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.path));
+	run(&o, WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.server.path));
 	fake_join(&f);
 	assert_string_equal(o.err, "");
 	assert_int_equal(o.status, 0);
@@ -69,7 +69,7 @@ static void test_failure_exits_1(void **state)
 
 	(void)state;
 	fake_start(&f, script_fails);
-	run(&o, WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.path));
+	run(&o, WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.server.path));
 	fake_join(&f);
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED);
 }
@@ -141,9 +141,10 @@ static void test_terminal_redraws_in_place(void **state)
 		size_t n_rows;
 
 		fake_start(&f, script_completes);
-		run_on_terminal(&o,
-		                WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.path),
-		                width);
+		run_on_terminal(
+		        &o,
+		        WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.server.path),
+		        width);
 		fake_join(&f);
 		assert_int_equal(o.status, 0);
 		assert_non_null(strstr(o.out, ESCAPE "6A"));
@@ -170,7 +171,8 @@ static void test_dumb_terminal_gets_lines(void **state)
 	pid = forkpty(&master, NULL, NULL, &size);
 	if (pid == 0) {
 		setenv("TERM", "dumb", 1);
-		run_and_exit(WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.path));
+		run_and_exit(
+		        WORDS("watch", FAKE_ID, "--interval", "500ms", "--socket", f.server.path));
 	}
 	output_read(master, o.out);
 	close(master);
@@ -232,7 +234,7 @@ static void test_no_line_twice(void **state)
 
 	(void)state;
 	fake_start(&f, script_present_first);
-	run(&o, WORDS("watch", FAKE_ID, "--socket", f.path));
+	run(&o, WORDS("watch", FAKE_ID, "--socket", f.server.path));
 	fake_join(&f);
 	assert_int_equal(o.status, 0);
 	second = strchr(o.out, '\n') + 1;
@@ -262,12 +264,12 @@ static void test_other_ends(void **state)
 
 	(void)state;
 	fake_start(&f, script_unknown);
-	run(&o, WORDS("watch", FAKE_ID, "--socket", f.path));
+	run(&o, WORDS("watch", FAKE_ID, "--socket", f.server.path));
 	fake_join(&f);
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_REFUSED);
 	assert_string_equal(o.err, "postcopyctl: no such migration\n");
 	fake_start(&f, script_die);
-	run(&o, WORDS("watch", FAKE_ID, "--socket", f.path));
+	run(&o, WORDS("watch", FAKE_ID, "--socket", f.server.path));
 	fake_join(&f);
 	assert_int_equal(WEXITSTATUS(o.status), EXIT_UNREACHABLE);
 	assert_non_null(strstr(o.out, "25.0%"));

@@ -205,11 +205,11 @@ static void test_good(void **state)
 	                  "control_gids = 0 4294967294\n[lanes]\nurgent_cpus = 0,2-3\n");
 
 	(void)state;
-	assert_int_equal(s->allowed_uids.n_ids, 2);
-	assert_true(id_list_contains(&s->allowed_uids, 0));
-	assert_true(id_list_contains(&s->allowed_uids, 7));
-	assert_false(id_list_contains(&s->allowed_uids, 1));
-	assert_true(id_list_contains(&s->allowed_gids, 4294967294));
+	assert_int_equal(s->control_access.uids.n_ids, 2);
+	assert_true(id_list_contains(&s->control_access.uids, 0));
+	assert_true(id_list_contains(&s->control_access.uids, 7));
+	assert_false(id_list_contains(&s->control_access.uids, 1));
+	assert_true(id_list_contains(&s->control_access.gids, 4294967294));
 	settings_free(s);
 }
 

@@ -32,6 +32,7 @@ static SSL_CTX *new_context(const struct bench *b, const char *name, bool server
 	    SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1 ||
 	    SSL_CTX_load_verify_locations(ctx, ca, NULL) != 1)
 		return NULL;
+	SSL_CTX_set_read_ahead(ctx, 1); /* header and body of a record in one read() */
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
 	return ctx;
 }
