@@ -117,7 +117,7 @@ sources() {
 	{
 		git ls-files --cached --others --exclude-standard '*.c' '*.h' 2>/dev/null | grep . ||
 			find lib daemon source ctl client tests -name '*.[ch]'
-	} | while read -r file; do
+	} | grep -v '^kernel-patches/' | while read -r file; do
 		[ ! -e "$file" ] || echo "$file"
 	done
 }

@@ -24,14 +24,15 @@
 struct source_link_params lane_link_params(struct lane *lane, enum link_role role,
                                            struct loop *loop)
 {
-	struct source_link_params p = lane->link;
+	struct source_link_params p;
 
+	pthread_mutex_lock(&lane->tls_lock);
+	p = lane->link;
+	tls_context_ref(p.tls);
+	pthread_mutex_unlock(&lane->tls_lock);
 	p.loop = loop;
 	p.role = role;
 	p.event_priority = 1; /* behind the uffd */
-	pthread_mutex_lock(&lane->tls_lock);
-	p.tls = tls_context_ref(lane->link.tls);
-	pthread_mutex_unlock(&lane->tls_lock);
 	return p;
 }
 
