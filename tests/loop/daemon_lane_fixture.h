@@ -50,6 +50,8 @@
 #define EVENTS_MAX 64
 #define EVIL_BYTE 0xee
 
+struct waiter;
+
 #define must(condition)                                                                         \
 	do {                                                                                    \
 		if (!(condition)) {                                                             \
@@ -99,6 +101,7 @@ struct bed {
 	unsigned n_poisoned_events;
 	bool finished[LANES_MAX];
 	bool timed_out;
+	struct waiter *waiters; /* not joined yet */
 };
 
 static inline void bed_on_event(struct lane *lane, const struct lane_event *e, void *user)
@@ -680,6 +683,8 @@ struct waiter {
 	const uint8_t *at;
 	uint8_t byte;
 	bool healthy;
+	struct bed *bed; /* NULL: joined */
+	struct waiter *next;
 };
 
 static inline void *waiter_main(void *arg)
@@ -692,15 +697,31 @@ static inline void *waiter_main(void *arg)
 
 static inline void waiter_start(struct bed *b, uint64_t unit, struct waiter *w)
 {
-	*w = (struct waiter){.at = unit_at(b, unit)};
+	*w = (struct waiter){.at = unit_at(b, unit), .bed = b, .next = b->waiters};
+	b->waiters = w;
 	must(pthread_create(&w->thread, NULL, waiter_main, w) == 0);
 }
 
 /* It went on: false with SIGBUS. */
 static inline bool waiter_end(struct waiter *w)
 {
+	struct waiter **at;
+
+	if (!w->bed)
+		return w->healthy;
+	for (at = &w->bed->waiters; *at != w; at = &(*at)->next)
+		;
+	*at = w->next;
+	w->bed = NULL;
 	must(pthread_join(w->thread, NULL) == 0);
 	return w->healthy;
+}
+
+/* Before the memory goes: a page that is placed has not been read yet. */
+static inline void waiters_end(struct bed *b)
+{
+	while (b->waiters)
+		waiter_end(b->waiters);
 }
 
 #endif

@@ -219,7 +219,7 @@ static void chaos_answer(struct chaos *c, struct peer *p)
 static bool chaos_serve(struct chaos *c, struct peer *p)
 {
 	do {
-		switch (peer_next(p)) {
+		switch (peer_receive(p)) {
 		case PAGE_MESSAGE_NONE:
 			return false;
 		case PAGE_MESSAGE_HELLO:

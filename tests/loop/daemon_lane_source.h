@@ -77,9 +77,12 @@ static inline void source_note_resume(struct source *s)
 static inline bool source_serve(struct source *s, struct peer *p)
 {
 	do {
-		switch (peer_next(p)) {
+		switch (peer_receive(p)) { /* not peer_next(): the other connection must not wait */
 		case PAGE_MESSAGE_NONE:
 			return false;
+		case PAGE_MESSAGE_PING:
+			peer_send_type(p, PAGE_MESSAGE_PONG);
+			break;
 		case PAGE_MESSAGE_PAGE_REQUEST:
 			must(p == s->links.urgent && p->m.page_request.runs.n_runs == 1);
 			source_send(s, p, p->m.page_request.id,
@@ -227,6 +230,7 @@ static inline void bed_finish(struct bed *b)
 		assert_int_equal(lane_remaining_bytes(b->lanes[i]), 0);
 	}
 	check_guest(b);
+	waiters_end(b);
 	for (uint32_t i = 0; i < b->n_lanes; i++)
 		source_end(sources[i]);
 	bed_end(b);
