@@ -33,6 +33,7 @@ struct bulk_stream {
 	uint64_t left_before_round;
 	uint32_t window_pages; /* the window now; 0: none was sent yet */
 	uint64_t window_end_page;
+	bool frozen; /* the source has said so on this connection */
 	bool streaming;
 };
 
@@ -317,9 +318,10 @@ static int on_message(const struct page_message *m, struct error *err, void *use
 	case PAGE_MESSAGE_PAGES:
 		return take_pages(s, m, err);
 	case PAGE_MESSAGE_FROZEN:
-		return s->streaming
-		               ? error_set(err, -EPROTO, "the source says twice that it is frozen")
-		               : start_round(s, err);
+		if (s->frozen)
+			return error_set(err, -EPROTO, "the source says twice that it is frozen");
+		s->frozen = true;
+		return start_round(s, err);
 	case PAGE_MESSAGE_PROGRESS:
 		return m->progress.end && s->streaming ? end_round(s, err) : 0;
 	default:
@@ -337,8 +339,9 @@ static int on_welcome(const struct page_message *m, struct error *err, void *use
 
 	if (rc < 0)
 		return rc;
+	s->frozen = m->hello_ack.frozen;
 	s->params.callbacks->on_connected(s->params.user);
-	return m->hello_ack.frozen ? start_round(s, err) : 0;
+	return s->frozen ? start_round(s, err) : 0;
 }
 
 static void on_lost(const struct error *err, bool retriable, void *user)

@@ -370,6 +370,7 @@ static int take_answer(struct fault_path *fp, const struct page_message *m, stru
 	rc = check_answer(fp, e, &m->pages.runs, err);
 	if (rc < 0)
 		return rc;
+	stats_add(fp->placer.stats, bytes_received, m->pages.bytes_len);
 	huge = e->assembly;
 	for (size_t i = 0; i < m->pages.runs.n_runs; i++) {
 		const struct page_run *run = &m->pages.runs.runs[i];

@@ -27,7 +27,7 @@
 	X(poison_unplaced)  /* poisoned, but the kernel lacks UFFDIO_POISON */     \
 	X(retries)          /* ioctls repeated (EAGAIN) */                         \
 	X(no_memory)        /* ioctls that waited for memory (ENOMEM) */           \
-	X(bytes_received)   /* TLS payload */
+	X(bytes_received)   /* page bytes that came */
 
 struct stats {
 #define X(name) _Atomic uint64_t name;
