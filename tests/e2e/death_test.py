@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from e2e import Bed, check, main  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import Bed, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
 
@@ -83,6 +83,29 @@ def test_vmm_killed_others_undisturbed():
         check(other.check_ledger(other_guest)["reconnects"] == 0, "the other one was disturbed")
 
 
+def waiting_threads(pid):
+    """Threads of the process that sleep in a userfaultfd fault."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum((t / "wchan").read_text() == "handle_userfault" for t in tasks)
+
+
+def test_daemon_killed_the_guest_waits():
+    """libpostcopy holds the userfaultfds: threads wait at missing pages, none reads zeros."""
+    with Bed(FAST) as bed:
+        _, source, guest = in_the_middle(bed, "ram0:memfd:64M", "ram1:anon:32M")
+        bed.daemon.kill()
+        guest.wait_event("gone")
+        guest.say("go")
+        wait_until("both threads wait", lambda: waiting_threads(guest.popen.pid) == 2)
+        check(guest.popen.poll() is None, "the guest has ended")
+        guest.kill()
+        guest.reader.join()
+        while guest._next(1):  # pylint: disable=protected-access # what it said before it died
+            pass
+        check(not guest.all("wrong-page"), f"wrong pages: {guest.all('wrong-page')}")
+        source.kill()
+
+
 def test_two_migrations_at_once():
     with Bed() as bed:
         both = [bed.migration("ram0:memfd:96M", "ram1:anon:32M", poison=32, late=8)
@@ -101,4 +124,5 @@ def test_two_migrations_at_once():
 
 main(test_agent_killed_faults_wait_then_another_agent_goes_on,
      test_source_guest_killed_memfd_goes_on, test_source_guest_killed_anonymous_pauses,
-     test_vmm_killed_others_undisturbed, test_two_migrations_at_once)
+     test_vmm_killed_others_undisturbed, test_daemon_killed_the_guest_waits,
+     test_two_migrations_at_once)

@@ -110,9 +110,14 @@ static int wait_for(struct guest *g, enum postcopy_state state)
 	return report_state(g);
 }
 
-/* Wait until all threads have touched what they had to, or the migration has ended badly. */
+/*
+ * Wait until all threads have touched what they had to, or the migration has
+ * ended badly. A daemon that dies ends nothing: its guest lives and waits.
+ */
 static int wait_for_touch(struct guest *g, struct guest_touch *touch)
 {
+	bool gone = false;
+
 	while (!guest_touch_done(touch, 50)) {
 		int ret = postcopy_wait(g->handle,
 		                        POSTCOPY_STATE_BIT(POSTCOPY_STATE_FAILED) |
@@ -122,8 +127,10 @@ static int wait_for_touch(struct guest *g, struct guest_touch *touch)
 		/* Completed is final, too: the threads find everything there. */
 		if (ret == 0)
 			return report_state(g);
-		if (ret == -ECONNRESET)
-			return guest_event("gone", "%s", strerror(-ret)), GUEST_STATE;
+		if (ret == -ECONNRESET && !gone) {
+			guest_event("gone", "%s", strerror(-ret));
+			gone = true;
+		}
 	}
 	return 0;
 }
