@@ -28,6 +28,7 @@ static const char usage_text[] =
         "source, which takes \"freeze\", \"late\", \"withdraw\" and \"quit\" on stdin:\n"
         "  --peer-identity SAN of the destination's certificate\n"
         "  --read-poison       every second lost page is not reported: the agent must find it\n"
+        "  --hwpoison          lost pages really fail (MADV_HWPOISON, for good); none is reported\n"
         "  --by-process        let the agent read memfds through the process, too\n"
         "  --freeze            freeze at once\n"
         "destination, which takes \"go\" on stdin:\n"
@@ -77,6 +78,7 @@ enum guest_option {
 	OPT_TIMEOUT,
 	OPT_PEER_IDENTITY,
 	OPT_READ_POISON,
+	OPT_HWPOISON,
 	OPT_BY_PROCESS,
 	OPT_FREEZE,
 	OPT_THREADS,
@@ -99,6 +101,7 @@ static const struct option options[] = {
         {"timeout", required_argument, NULL, OPT_TIMEOUT},
         {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
         {"read-poison", no_argument, NULL, OPT_READ_POISON},
+        {"hwpoison", no_argument, NULL, OPT_HWPOISON},
         {"by-process", no_argument, NULL, OPT_BY_PROCESS},
         {"freeze", no_argument, NULL, OPT_FREEZE},
         {"threads", required_argument, NULL, OPT_THREADS},
@@ -148,6 +151,8 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->peer_identity = value, 0;
 	case OPT_READ_POISON:
 		return g->read_poison = true, 0;
+	case OPT_HWPOISON:
+		return g->hwpoison = true, 0;
 	case OPT_BY_PROCESS:
 		return g->by_process = true, 0;
 	case OPT_FREEZE:

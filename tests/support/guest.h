@@ -62,6 +62,7 @@ struct guest {
 	unsigned timeout_s;
 	bool by_process;      /* source: export memfds as process memory, too */
 	bool read_poison;     /* source: some poison is not reported but found by the agent */
+	bool hwpoison;        /* source: all poison is real memory failure, none is reported */
 	bool auto_freeze;     /* source: freeze at once */
 	unsigned threads;     /* destination */
 	unsigned n_uffds;     /* destination */

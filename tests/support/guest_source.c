@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/uffd_abi.h"
@@ -127,7 +128,7 @@ static int report_initial(struct guest *g)
 	int ret;
 
 	for (size_t i = 0; i < g->plan->n_initial && n < POSTCOPY_RANGES_MAX; i++)
-		if (!is_found_by_reading(g, i))
+		if (!g->hwpoison && !is_found_by_reading(g, i))
 			ranges[n++] = page_range(g, &g->plan->pages[i]);
 	if (n == 0)
 		return 0;
@@ -154,6 +155,24 @@ static void report_late(struct guest *g)
 	}
 }
 
+/* After the last write: nobody here may touch these pages, or the rest of a huge page, again. */
+static int fail_memory(const struct guest *g)
+{
+	for (size_t i = 0; i < g->plan->n_initial; i++) {
+		const struct poison_page *p = &g->plan->pages[i];
+		uint8_t *address = g->regions[p->region].address + p->page * PATTERN_PAGE;
+
+		/* EFAULT, later EHWPOISON: in a huge page that has failed already. */
+		if (madvise(address, PATTERN_PAGE, MADV_HWPOISON) < 0 && errno != EFAULT &&
+		    errno != EHWPOISON) {
+			fprintf(stderr, "testguest: MADV_HWPOISON: %s\n", strerror(errno));
+			return -errno;
+		}
+	}
+	guest_event("hwpoisoned", "%zu", g->plan->n_initial);
+	return 0;
+}
+
 static int freeze(struct guest *g)
 {
 	char text[384] = "";
@@ -162,6 +181,8 @@ static int freeze(struct guest *g)
 	for (uint64_t page = 0; page < g->n_pages; page++)
 		if (changes_at_freeze(page))
 			fill_page(g, page, true);
+	if (g->hwpoison && (ret = fail_memory(g)) < 0)
+		return ret;
 	ret = postcopy_freeze(g->handle, text, sizeof(text));
 	if (ret < 0)
 		fprintf(stderr, "testguest: freeze: %s: %s\n", strerror(-ret), text);

@@ -48,7 +48,7 @@ struct guest_touch {
 	unsigned paused;
 	bool go;
 	_Atomic uint64_t sigbus_code[8]; /* by si_code */
-	_Atomic unsigned sigbus_lsb;
+	_Atomic uint64_t sigbus_lsb;     /* bit N: an si_addr_lsb of N */
 	_Atomic uint64_t printed;
 };
 
@@ -91,7 +91,7 @@ static void note_sigbus(struct guest_touch *t)
 {
 	atomic_fetch_add(&t->sigbus_code[(unsigned)bus_code % 8], 1);
 	if (bus_lsb)
-		atomic_store(&t->sigbus_lsb, (unsigned)bus_lsb);
+		atomic_fetch_or(&t->sigbus_lsb, UINT64_C(1) << ((unsigned)bus_lsb % 64));
 }
 
 static void complain(struct guest_touch *t, uint64_t page, const char *what)
@@ -314,6 +314,8 @@ uint64_t guest_touch_verify(struct guest_touch *t)
 	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_MCEERR_AR]));
 	guest_event("sigbus-adrerr", "%llu",
 	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_ADRERR]));
-	guest_event("sigbus-lsb", "%u", atomic_load(&t->sigbus_lsb));
+	for (unsigned lsb = 0; lsb < 64; lsb++)
+		if (atomic_load(&t->sigbus_lsb) >> lsb & 1)
+			guest_event("sigbus-lsb", "%u", lsb);
 	return f.off;
 }
