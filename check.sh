@@ -24,6 +24,8 @@ usage: ./check.sh [PART...]
   lint      format, tidy and cppcheck
   demo      demo.sh
   bench     the fault benchmark, short
+  kernel    in virtual machines with Debian's 6.1 kernel, with and without kernel-patches/
+            (takes long the first time, when it builds these kernels; not part of all)
 What cannot run on this machine or for this user is skipped, with the reason.
 Logs are in build/check/.
 TEXT
@@ -99,6 +101,31 @@ tests() {
 		report "$part" FAILED $((SECONDS - start)) "$n_failed of $n_tests tests; see $logs/$part.log"
 	fi
 	return $status
+}
+
+# lines PART COMMAND...: it prints "passed NAME", "FAILED NAME" or "skipped NAME: reason"
+lines() {
+	local part=$1 start=$SECONDS status n_passed n_failed n_skipped
+	shift
+	"$@" 2>"$logs/$part.err" | tee "$logs/$part.log" | sed 's/^/    /'
+	status=${PIPESTATUS[0]}
+	if [ "$status" = 77 ]; then
+		skip "$part" "$(tail -n 1 "$logs/$part.log")"
+		return 77
+	fi
+	n_passed=$(grep -c '^passed ' "$logs/$part.log")
+	n_failed=$(grep -c '^FAILED ' "$logs/$part.log")
+	n_skipped=$(grep -c '^skipped ' "$logs/$part.log")
+	[ "$status" = 0 ] || [ "$n_failed" != 0 ] || n_failed=1
+	passed=$((passed + n_passed)) failed=$((failed + n_failed)) skipped=$((skipped + n_skipped))
+	if [ "$n_failed" = 0 ]; then
+		report "$part" passed $((SECONDS - start)) "$n_passed tests, $n_skipped skipped"
+	else
+		tail -n 100 "$logs/$part.err" | sed 's/^/    /'
+		report "$part" FAILED $((SECONDS - start)) \
+			"$n_failed of $((n_passed + n_failed)) tests; see $logs/$part.err"
+	fi
+	return "$status"
 }
 
 build() {
@@ -179,6 +206,7 @@ run_part() {
 	demo) can_fault demo && simple demo ./demo.sh ;;
 	bench) can_fault bench && built build release &&
 		simple bench build/release/tests/bench/fault/bench-fault --quick ;;
+	kernel) built build release && lines kernel tests/kernel/run.sh ;;
 	all) for part in $ALL; do run_part "$part"; done ;;
 	*) usage >&2; exit 2 ;;
 	esac

@@ -5,7 +5,7 @@
 # with the programs of build/release. One line a test:
 #   passed NAME SECONDS | FAILED NAME (and what it said) | skipped NAME: reason
 set -u
-export POSTCOPY_BUILD=$PWD/build/release POSTCOPY_PATIENCE=180 POSTCOPY_LARGEST=24
+export POSTCOPY_BUILD=$PWD/build/release POSTCOPY_PATIENCE=180 POSTCOPY_LARGEST=64
 export POSTCOPY_HWPOISON=1 # memory that fails here is back when the machine is started again
 failed=0
 
