@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "client/internal.h"
 #include "core/cleanup.h"
@@ -120,6 +121,19 @@ static int uffds_keep(struct postcopy *h, const struct postcopy_attach_params *p
 	return 0;
 }
 
+/*
+ * Collapsing shared memory into a huge page (khugepaged, MADV_COLLAPSE) drops
+ * the poison markers in it, and lost pages would read as data again (measured on
+ * 6.12 and 6.18). Fails only where nothing can be collapsed.
+ */
+static void regions_keep_small(const struct postcopy_attach_params *p)
+{
+	for (size_t i = 0; i < p->n_regions; i++)
+		if (p->regions[i].backing == POSTCOPY_BACKING_MEMFD)
+			(void)madvise(p->regions[i].address, (size_t)p->regions[i].length,
+			              MADV_NOHUGEPAGE);
+}
+
 static int attach(const struct postcopy_attach_params *p, struct postcopy **ret, struct error *err)
 {
 	struct attach_request request = {0};
@@ -133,6 +147,8 @@ static int attach(const struct postcopy_attach_params *p, struct postcopy **ret,
 		r = link_new(p->socket_path, false, p->timeout_ms, &h, err);
 	if (r == 0)
 		r = uffds_keep(h, p, err);
+	if (r == 0)
+		regions_keep_small(p);
 	if (r == 0)
 		r = link_begin(h, &request, &fds, "setup", err);
 	attach_request_free(&request);

@@ -240,6 +240,10 @@ struct postcopy_attach_params {
  * The handle keeps duplicates of the uffds: when the last reference to a uffd
  * closes, the kernel turns missing pages into zeros without a word.
  *
+ * Memfd regions are marked MADV_NOHUGEPAGE, and must stay so while they hold
+ * poisoned pages, after the end of the migration, too: collapsing shared memory
+ * into a huge page makes the kernel forget them.
+ *
  *   -EINVAL  a parameter breaks its contract above; the text names it. Also
  *            when the daemon finds fault with the regions, for instance when
  *            they differ from the source's

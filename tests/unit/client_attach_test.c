@@ -381,6 +381,41 @@ static void test_keeps_uffds(void **state)
 	teardown(&s);
 }
 
+/* "VmFlags:" of the mapping that begins at address has the flag. */
+static bool mapping_has_flag(const void *address, const char *flag)
+{
+	char line[512], start[32];
+	bool here = false, found = false;
+	FILE *maps = fopen("/proc/self/smaps", "re");
+
+	assert_non_null(maps);
+	snprintf(start, sizeof(start), "%lx-", (unsigned long)address);
+	while (fgets(line, sizeof(line), maps)) {
+		if (strchr(line, '-') && strchr(line, '-') < strchr(line, ' '))
+			here = strncmp(line, start, strlen(start)) == 0;
+		if (here && strncmp(line, "VmFlags:", 8) == 0)
+			found = strstr(line, flag);
+	}
+	fclose(maps);
+	return found;
+}
+
+/* Poison stays: a collapse of shared memory into huge pages would drop it. */
+static void test_shared_memory_stays_small(void **state)
+{
+	struct postcopy *h = NULL;
+	struct setup s;
+
+	(void)state;
+	SETUP(s, script_hold);
+	assert_false(mapping_has_flag(s.shared, " nh"));
+	assert_int_equal(postcopy_attach(&s.params, &h, NULL, 0), 0);
+	assert_true(mapping_has_flag(s.shared, " nh"));
+	assert_false(mapping_has_flag(s.anonymous, " nh"));
+	postcopy_close(h, POSTCOPY_CLOSE_FORCE);
+	teardown(&s);
+}
+
 static void test_small_helpers(void **state)
 {
 	uint8_t id[16] = {0};
@@ -407,6 +442,7 @@ int main(void)
 	        cmocka_unit_test(test_wrong_tables),
 	        cmocka_unit_test(test_wrong_parameters),
 	        cmocka_unit_test(test_keeps_uffds),
+	        cmocka_unit_test(test_shared_memory_stays_small),
 	        cmocka_unit_test(test_small_helpers),
 	};
 
