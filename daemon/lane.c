@@ -136,7 +136,6 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	        .remove_lock = params->remove_events ? &lane->remove_lock : NULL,
 	        .pages_left = &lane->pages_left,
 	        .zeros = lane->zeros,
-	        .zeros_bytes = lane->zeros_bytes,
 	        .user = lane,
 	};
 }

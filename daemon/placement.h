@@ -56,7 +56,6 @@ struct placer {
 	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
 	struct stats *stats;
 	const uint8_t *zeros; /* for memory without UFFDIO_ZEROPAGE */
-	uint64_t zeros_bytes;
 	const struct placer_callbacks *callbacks;
 	void *user;
 	bool warned_unexpected;

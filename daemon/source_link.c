@@ -230,8 +230,3 @@ int source_link_match(const struct page_message *hello_ack, struct region_table 
 		};
 	return region_table_match(regions, sources, hello_ack->hello_ack.n_regions, err);
 }
-
-struct channel *source_link_channel(struct source_link *l)
-{
-	return l->channel;
-}

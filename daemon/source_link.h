@@ -70,6 +70,4 @@ int source_link_send_raw(struct source_link *l, const uint8_t *bytes, size_t len
 int source_link_match(const struct page_message *hello_ack, struct region_table *regions,
                       struct error *err);
 
-struct channel *source_link_channel(struct source_link *l);
-
 #endif

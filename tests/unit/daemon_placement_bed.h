@@ -132,7 +132,6 @@ static inline int bed_new(enum memory_kind kind, uint64_t n_units, uint64_t feat
 	        .pages_left = &b->pages_left,
 	        .stats = &b->stats,
 	        .zeros = b->zeros,
-	        .zeros_bytes = b->m.length_bytes,
 	        .callbacks = &bed_callbacks,
 	        .user = b,
 	};
