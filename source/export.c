@@ -7,6 +7,9 @@
  * The state changes in one function, under the lock, so that "a destination
  * begins to take pages" and "the guest stays here" can never both succeed. A
  * change is announced on the main loop, whoever made it.
+ *
+ * A destination has several links, and its last word comes on one of them:
+ * what the others bring later, or have brought and is read later, is void.
  */
 #include "source/export.h"
 
@@ -58,21 +61,40 @@ void export_state_text(struct export *e, char *buf, size_t buf_len)
 	pthread_mutex_unlock(&e->lock);
 }
 
-/* The one place where the state changes: from one of the states in from_mask. */
-static bool set_state(struct export *e, unsigned from_mask, enum export_state to, const char *text)
+/* The one place where the state changes: from one of the states in from_mask. Locked. */
+static bool set_state_locked(struct export *e, unsigned from_mask, enum export_state to,
+                             const char *text)
 {
-	bool moved = false;
-
-	pthread_mutex_lock(&e->lock);
 	enum export_state from = export_state(e);
 
-	if ((BIT(from) & from_mask) && (allowed[from] & BIT(to))) {
-		atomic_store_explicit(&e->state, to, memory_order_release);
-		(void)snprintf(e->state_text, sizeof(e->state_text), "%s", text);
-		moved = true;
-	}
+	if (!(BIT(from) & from_mask) || !(allowed[from] & BIT(to)))
+		return false;
+	atomic_store_explicit(&e->state, to, memory_order_release);
+	(void)snprintf(e->state_text, sizeof(e->state_text), "%s", text);
+	return true;
+}
+
+static bool set_state(struct export *e, unsigned from_mask, enum export_state to, const char *text)
+{
+	pthread_mutex_lock(&e->lock);
+	bool moved = set_state_locked(e, from_mask, to, text);
 	pthread_mutex_unlock(&e->lock);
 	return moved;
+}
+
+/* For a link of that round. -ECANCELED if its destination has given up, else 0. */
+static int set_state_in_round(struct export *e, unsigned round, unsigned from_mask,
+                              enum export_state to, const char *text, bool *ret_moved)
+{
+	int r = -ECANCELED;
+
+	pthread_mutex_lock(&e->lock);
+	if (export_round(e) == round) {
+		*ret_moved = set_state_locked(e, from_mask, to, text);
+		r = 0;
+	}
+	pthread_mutex_unlock(&e->lock);
+	return r;
 }
 
 static void wake_links(struct export *e, bool urgent_only)
@@ -123,6 +145,14 @@ static void on_change_posted(void *arg)
 
 	atomic_store(&e->change_posted, false);
 	announce(e);
+}
+
+static void on_round_posted(void *arg)
+{
+	struct export *e = arg;
+
+	atomic_store(&e->round_posted, false);
+	wake_links(e, false); /* those that are over end */
 }
 
 static void on_poison_posted(void *arg)
@@ -253,23 +283,32 @@ void export_link_left(struct export *e)
 	export_unref(e);
 }
 
-int export_start_serving(struct export *e)
+int export_start_serving(struct export *e, unsigned round)
 {
+	bool moved = false;
+	int r = set_state_in_round(e, round, BIT(EXPORT_FROZEN), EXPORT_SERVING, "", &moved);
+
+	if (r < 0)
+		return r;
+	if (moved)
+		post_once(e, &e->change_posted, on_change_posted);
+
 	enum export_state state = export_state(e);
 
-	if (state == EXPORT_FROZEN) {
-		if (set_state(e, BIT(EXPORT_FROZEN), EXPORT_SERVING, ""))
-			post_once(e, &e->change_posted, on_change_posted);
-		state = export_state(e);
-	}
 	if (state == EXPORT_SERVING)
 		return 0;
 	return state == EXPORT_EXPORTED ? -EAGAIN : -ESHUTDOWN;
 }
 
-int export_complete(struct export *e, const char *text)
+int export_complete(struct export *e, unsigned round, const char *text)
 {
-	if (set_state(e, BIT(EXPORT_FROZEN) | BIT(EXPORT_SERVING), EXPORT_RELEASED, text))
+	bool moved = false;
+	int r = set_state_in_round(e, round, BIT(EXPORT_FROZEN) | BIT(EXPORT_SERVING),
+	                           EXPORT_RELEASED, text, &moved);
+
+	if (r < 0)
+		return r;
+	if (moved)
 		post_once(e, &e->change_posted, on_change_posted);
 	switch (export_state(e)) {
 	case EXPORT_RELEASED:
@@ -281,12 +320,23 @@ int export_complete(struct export *e, const char *text)
 	}
 }
 
-void export_given_up(struct export *e, const char *why)
+void export_given_up(struct export *e, unsigned round, const char *why)
 {
 	char text[ERROR_TEXT_MAX];
+	bool moved = false;
 
 	(void)snprintf(text, sizeof(text), "the destination gave up: %.300s", why);
-	if (set_state(e, BIT(EXPORT_SERVING), EXPORT_FROZEN, text))
+	pthread_mutex_lock(&e->lock);
+	bool first = export_round(e) == round && !export_state_final(export_state(e));
+
+	if (first) {
+		atomic_store_explicit(&e->round, round + 1, memory_order_release);
+		moved = set_state_locked(e, BIT(EXPORT_SERVING), EXPORT_FROZEN, text);
+	}
+	pthread_mutex_unlock(&e->lock);
+	if (first)
+		post_once(e, &e->round_posted, on_round_posted);
+	if (moved)
 		post_once(e, &e->change_posted, on_change_posted);
 }
 

@@ -77,6 +77,8 @@ struct export
 	char state_text[ERROR_TEXT_MAX];
 	atomic_bool poison_posted;
 	atomic_bool change_posted;
+	atomic_bool round_posted;
+	atomic_uint round; /* how many destinations gave up; changes under the lock */
 
 	/* The main loop's alone. */
 	struct export_table *table;
@@ -117,19 +119,30 @@ void export_link_joined(struct export *e, const char *peer);
 void export_link_left(struct export *e);
 
 /*
- * Any thread, before the first page is served: frozen -> serving. -EAGAIN
- * while it is not frozen, -ESHUTDOWN when it has ended.
+ * Any thread. A link takes the round when it starts and names it in what it
+ * does; when its destination has given up the round is over, and the link's part with it.
  */
-int export_start_serving(struct export *e);
+static inline unsigned export_round(const struct export *e)
+{
+	return atomic_load_explicit(&e->round, memory_order_acquire);
+}
+
+/*
+ * Any thread, before the first page is served: frozen -> serving. -EAGAIN
+ * while it is not frozen, -ESHUTDOWN when it has ended, -ECANCELED when the
+ * round is over.
+ */
+int export_start_serving(struct export *e, unsigned round);
 
 /* Any thread: the destination has everything. Also 0 when it was released before. Errors as above. */
-int export_complete(struct export *e, const char *text);
+int export_complete(struct export *e, unsigned round, const char *text);
 
 /*
  * Any thread: the destination has said that its guest is gone. Back to frozen:
- * nobody depends on the export any more, so its VMM may withdraw it.
+ * nobody depends on the export any more, so its VMM may withdraw it. The round
+ * is over; nothing if it was already.
  */
-void export_given_up(struct export *e, const char *why);
+void export_given_up(struct export *e, unsigned round, const char *why);
 
 /* Any thread: the memory has gone. */
 void export_fail(struct export *e, const char *text);

@@ -35,6 +35,7 @@ struct link {
 	struct channel *channel;
 	atomic_bool wake_posted;
 	atomic_bool stopping; /* close without a word */
+	unsigned round;       /* the export's when it started; constant while it runs */
 
 	/* The main loop's. */
 	struct link *prev, *next;
@@ -89,6 +90,12 @@ void link_fail(struct link *link, enum wire_error_code code, const char *fmt, ..
  * the whole export.
  */
 void link_serve_failed(struct link *link, int error);
+
+/* Its own thread: has its destination given up, on another link? Then it serves no page. */
+static inline bool link_given_up(const struct link *link)
+{
+	return export_round(link->export) != link->round;
+}
 
 /* Its own thread: may pages be served? Otherwise the link is failed, and false. */
 bool link_may_serve(struct link *link, const char *asked);

@@ -71,12 +71,21 @@ static void fail_ended(struct link *link)
 	          "the export is %s: %.300s", export_state_name(state), text);
 }
 
+/* A new destination that came in between connects again, and finds the new round. */
+static void fail_given_up(struct link *link)
+{
+	link_fail(link, WIRE_ERROR_BUSY,
+	          "the destination has given up on another connection: connect again");
+}
+
 /* Complete and the asks for pages need a frozen export that has not ended. */
 static bool serve_result(struct link *link, int r, const char *asked)
 {
 	if (r == -EAGAIN)
 		link_fail(link, WIRE_ERROR_NOT_FROZEN,
 		          "%s before the source is frozen: wait for Frozen", asked);
+	else if (r == -ECANCELED)
+		fail_given_up(link);
 	else if (r < 0)
 		fail_ended(link);
 	return r == 0;
@@ -84,7 +93,7 @@ static bool serve_result(struct link *link, int r, const char *asked)
 
 bool link_may_serve(struct link *link, const char *asked)
 {
-	return serve_result(link, export_start_serving(link->export), asked);
+	return serve_result(link, export_start_serving(link->export, link->round), asked);
 }
 
 static int send_greeting(struct link *link)
@@ -210,7 +219,7 @@ static void on_complete(struct link *link, const struct page_message *m)
 	               " poisoned, %" PRIu64 " removed",
 	               m->complete.present, m->complete.zero, m->complete.poisoned,
 	               m->complete.removed);
-	if (!serve_result(link, export_complete(link->export, text), "Complete"))
+	if (!serve_result(link, export_complete(link->export, link->round, text), "Complete"))
 		return;
 	link->ack_due = true;
 	link_flush(link);
@@ -238,7 +247,7 @@ static void dispatch(struct link *link, const struct page_message *m)
 		              link_role_text(link->role), link->lane,
 		              wire_error_code_name(m->error.code), m->error.text);
 		if (m->error.code == WIRE_ERROR_CANCELLED)
-			export_given_up(link->export, m->error.text);
+			export_given_up(link->export, link->round, m->error.text);
 		link->closing = true;
 		channel_close_after_flush(link->channel);
 	} else {
@@ -307,6 +316,8 @@ void link_on_wake(void *arg)
 
 	if (state == EXPORT_WITHDRAWN || state == EXPORT_FAILED) {
 		fail_ended(link);
+	} else if (link_given_up(link)) {
+		fail_given_up(link);
 	} else if (state == EXPORT_RELEASED && !link->ack_due && !link->closing) {
 		link->closing = true;
 		channel_close_after_flush(link->channel);

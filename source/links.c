@@ -111,6 +111,8 @@ static int thread_start(struct link *link)
 {
 	sigset_t all, old;
 
+	/* Now, not when it was accepted: the one that it replaces may still end the round. */
+	link->round = export_round(link->export);
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	int r = pthread_create(&link->thread, NULL, link_thread, link);

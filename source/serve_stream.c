@@ -356,7 +356,7 @@ void serve_stream_pump(struct link *link)
 	struct serve_stream *s = &link->stream;
 
 	for (int i = 0; i < FRAMES_PER_TURN; i++) {
-		if (!s->running || link->closing || link->end_due ||
+		if (!s->running || link->closing || link->end_due || link_given_up(link) ||
 		    channel_queued(link->channel) > LINK_STREAM_LOW_WATER_BYTES ||
 		    !within_bandwidth(s))
 			return;

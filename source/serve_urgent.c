@@ -109,7 +109,7 @@ void serve_urgent_continue(struct link *link)
 {
 	struct serve_urgent *u = &link->urgent;
 
-	while (u->busy && !link->closing) {
+	while (u->busy && !link->closing && !link_given_up(link)) {
 		int r = answer_frame(link);
 
 		if (r == -ENOBUFS) {

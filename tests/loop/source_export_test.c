@@ -6,6 +6,7 @@
  */
 #include "loop/source_fixture.h"
 
+#include <semaphore.h>
 #include <sys/stat.h>
 
 static int refused_export(struct fixture *f, struct export_region *r, size_t n, int *fds,
@@ -259,6 +260,129 @@ static void test_complete(void **state)
 	fixture_free(f);
 }
 
+static void send_last_word(struct destination *d)
+{
+	struct page_message m = {.type = PAGE_MESSAGE_ERROR};
+
+	m.error.code = WIRE_ERROR_CANCELLED;
+	strcpy(m.error.text, "cancelled by the operator");
+	destination_send(d, &m, NULL, 0);
+	assert_int_equal(destination_receive(d), PAGE_MESSAGE_NONE); /* taken in, and closed */
+}
+
+static void sync_link(struct destination *d)
+{
+	struct page_message m = {.type = PAGE_MESSAGE_PING};
+
+	destination_send(d, &m, NULL, 0);
+	destination_expect(d, PAGE_MESSAGE_PONG);
+}
+
+struct barrier {
+	sem_t reached, go_on;
+};
+
+static void wait_at_barrier(void *arg)
+{
+	struct barrier *b = arg;
+
+	sem_post(&b->reached);
+	sem_wait(&b->go_on);
+}
+
+static void hold_main_loop(struct fixture *f, struct barrier *b)
+{
+	sem_init(&b->reached, 0, 0);
+	sem_init(&b->go_on, 0, 0);
+	assert_int_equal(loop_post(agent_loop(f->agent), wait_at_barrier, b), 0);
+	sem_wait(&b->reached);
+}
+
+/* b must live until the agent ends. */
+static void release_main_loop(struct barrier *b)
+{
+	sem_post(&b->go_on);
+}
+
+/*
+ * What another link of that destination brings after its last word is void. The
+ * main loop is held, so that the link has not heard of it when it comes; and the
+ * link is younger than the last change of state, of which it would hear late.
+ */
+static void test_nothing_after_last_word(void **state)
+{
+	struct fixture *f = fixture_new(NULL);
+	struct vmm v = vmm_export(f, 1, 8, true);
+	struct destination *urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
+	struct destination *bulk;
+	struct barrier barrier;
+
+	(void)state;
+	destination_expect_page(urgent, 1, PAGE_KIND_DATA);
+	bulk = destination_hello(f, 1, LINK_ROLE_BULK, 0); /* after "serving" was announced */
+	hold_main_loop(f, &barrier);
+	send_last_word(urgent);
+	destination_resume(bulk, 0, 8, 1, NULL, true);
+	destination_expect_error(bulk, WIRE_ERROR_BUSY, "given up");
+	release_main_loop(&barrier);
+	destination_free(urgent);
+	destination_free(bulk);
+
+	/* A new destination may come; this one's last word finds nobody to end but itself. */
+	urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
+	destination_expect_page(urgent, 1, PAGE_KIND_DATA);
+	send_last_word(urgent);
+	destination_free(urgent);
+	assert_int_equal(vmm_withdraw(&v, false, NULL), 0);
+	close(v.sock);
+	fixture_free(f);
+}
+
+/* A stream that is under way ends with it, and cannot make the export serve again. */
+static void test_last_word_ends_stream(void **state)
+{
+	struct fixture *f = fixture_new(NULL);
+	struct vmm v = vmm_export(f, 1, 64, true);
+	struct destination *urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
+	struct destination *bulk;
+	struct barrier barrier;
+
+	(void)state;
+	destination_expect_page(urgent, 1, PAGE_KIND_DATA);
+	bulk = destination_hello(f, 1, LINK_ROLE_BULK, 0);
+	destination_control(bulk, -1, 0, 64); /* a page a minute */
+	destination_resume(bulk, 0, 64, 1, NULL, true);
+	destination_expect(bulk, PAGE_MESSAGE_PAGES);
+	hold_main_loop(f, &barrier);
+	send_last_word(urgent);
+	destination_control(bulk, -1, 0, 0); /* as fast as it can */
+	sync_link(bulk);                     /* and nothing came */
+	release_main_loop(&barrier);
+	destination_expect_error(bulk, WIRE_ERROR_BUSY, "given up");
+	assert_int_equal(vmm_withdraw(&v, false, NULL), 0);
+	destination_free(urgent);
+	destination_free(bulk);
+	close(v.sock);
+	fixture_free(f);
+}
+
+/* Also where nothing was served yet, and so the export's state does not change. */
+static void test_last_word_ends_idle_link(void **state)
+{
+	struct fixture *f = fixture_new(NULL);
+	struct vmm v = vmm_export(f, 1, 8, true);
+	struct destination *urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
+	struct destination *bulk = destination_hello(f, 1, LINK_ROLE_BULK, 0);
+
+	(void)state;
+	send_last_word(urgent);
+	destination_expect_error(bulk, WIRE_ERROR_BUSY, "given up");
+	destination_free(urgent);
+	destination_free(bulk);
+	close(v.sock);
+	fixture_free(f);
+}
+
 static void test_operator(void **state)
 {
 	struct fixture *f = fixture_new(NULL);
@@ -383,6 +507,9 @@ int main(void)
 	        cmocka_unit_test(test_withdraw_rules),
 	        cmocka_unit_test(test_exporter_hangs_up),
 	        cmocka_unit_test(test_complete),
+	        cmocka_unit_test(test_nothing_after_last_word),
+	        cmocka_unit_test(test_last_word_ends_stream),
+	        cmocka_unit_test(test_last_word_ends_idle_link),
 	        cmocka_unit_test(test_operator),
 	        cmocka_unit_test(test_watch),
 	        cmocka_unit_test(test_peer_rule),
