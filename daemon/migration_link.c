@@ -84,19 +84,27 @@ void migration_check_serving(struct migration *m)
 	migration_set_state(m, MIGRATION_POSTCOPY_ACTIVE, "%s", "");
 }
 
-/* The source has poison that this kernel cannot place: true if that ends the migration. */
+static void warn_unplaceable(struct migration *m)
+{
+	if (m->poison_warned)
+		return;
+	m->poison_warned = true;
+	log_migration(LOG_ERR, m->id_text,
+	              "migration %s: this kernel has no UFFDIO_POISON: a guest access to a "
+	              "poisoned page will wait; see kernel-patches/",
+	              m->id_text);
+}
+
+/*
+ * There is poison that this kernel cannot place. Before the source serves, the
+ * guest can still go on there: true if that ends the migration. Later it cannot.
+ */
 static bool poison_unsupported(struct migration *m, uint64_t n_pages)
 {
-	if (n_pages == 0 || m->poison_supported || m->stop_on_poison)
+	if (n_pages == 0 || m->poison_supported)
 		return false;
-	if (m->served) {
-		if (!m->poison_warned)
-			log_migration(
-			        LOG_WARNING, m->id_text,
-			        "migration %s: the source has %llu poisoned pages and this "
-			        "kernel has no UFFDIO_POISON: a guest access to one will wait",
-			        m->id_text, (unsigned long long)n_pages);
-		m->poison_warned = true;
+	if (m->served || m->stop_on_poison) {
+		warn_unplaceable(m);
 		return false;
 	}
 	migration_end(
@@ -106,6 +114,12 @@ static bool poison_unsupported(struct migration *m, uint64_t n_pages)
 	        "series in kernel-patches/; or start the migration with stop-on-poison",
 	        (unsigned long long)n_pages);
 	return true;
+}
+
+/* What has come here already, in wire pages. */
+static uint64_t poisoned_pages(const struct migration *m)
+{
+	return ledger_lost_bytes(&m->memory->ledger) >> WIRE_PAGE_SHIFT;
 }
 
 static void on_frozen(struct lane_slot *slot)
@@ -136,7 +150,7 @@ static void on_connected(struct lane_slot *slot, const struct lane_event *event)
 			migration_complete_connected(m);
 		return;
 	}
-	if (poison_unsupported(m, event->source_poisoned_pages))
+	if (poison_unsupported(m, MAX(event->source_poisoned_pages, poisoned_pages(m))))
 		return;
 	if (m->state == MIGRATION_POSTCOPY_PAUSED)
 		migration_set_state(m, MIGRATION_POSTCOPY_RECOVER, "connected again to %s",
@@ -199,8 +213,9 @@ static void log_poisoned(const struct migration *m, const struct ledger_entry *e
 }
 
 /* New entries in the ledger: the first ones go to the log, too. */
-static void on_poisoned(struct migration *m)
+static void on_poisoned(struct lane_slot *slot)
 {
+	struct migration *m = slot->migration;
 	const struct ledger *ledger = &m->memory->ledger;
 	uint64_t count = ledger_count(ledger);
 
@@ -212,13 +227,8 @@ static void on_poisoned(struct migration *m)
 		              "migration %s: more poisoned pages are in the ledger, not in the log",
 		              m->id_text);
 	}
-	if (m->poison_supported || m->poison_warned)
-		return;
-	m->poison_warned = true;
-	log_migration(LOG_ERR, m->id_text,
-	              "migration %s: this kernel has no UFFDIO_POISON: a guest access to a "
-	              "poisoned page will wait; see kernel-patches/",
-	              m->id_text);
+	if (slot->connected || m->served) /* otherwise CONNECTED comes, and decides */
+		(void)poison_unsupported(m, poisoned_pages(m));
 }
 
 void migration_on_lane_event(struct lane *lane, const struct lane_event *event, void *user)
@@ -257,7 +267,7 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 			migration_end(m, MIGRATION_FAILED, "%s", event->error.text);
 		break;
 	case LANE_EVENT_POISONED:
-		on_poisoned(m);
+		on_poisoned(slot);
 		break;
 	case LANE_EVENT_WARNING:
 		log_migration(LOG_WARNING, m->id_text, "migration %s: lane %u: %s", m->id_text,

@@ -29,6 +29,10 @@ def refused(region, *source_options):
         check_names_remedy(shown["state_text"])
         check_names_remedy(" ".join(guest.all("state")))
         check(not guest.all("touching"), "the guest ran")
+        # What is refused does not come to a guest that waits; that must not be said.
+        log = bed.daemon.log_text()
+        check(shown["state_text"] in log, f"the log does not have the refusal:\n{log}")
+        check("will wait" not in log, f"the log says that a guest will wait:\n{log}")
         print(f"   {shown['state_text']}")
 
 
