@@ -296,6 +296,7 @@ struct lane *lane_free(struct lane *lane)
 		assert(errno == EAGAIN);
 	thread_stop(&lane->urgent);
 	thread_stop(&lane->bulk);
+	lane->lookup = lookup_cancel(lane->lookup);
 	say_give_up(lane);
 	lane->handle->lane = NULL;
 	lane_handle_unref(lane->handle);

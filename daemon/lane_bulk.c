@@ -1,30 +1,41 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Role: the bulk thread's side of a lane: resolve the source's address, and run
- * the stream. Every loss goes to the urgent thread, which coordinates.
+ * Role: the bulk thread's side of a lane: have the source's address resolved,
+ * and run the stream. Every loss goes to the urgent thread, which coordinates.
  */
 #include "daemon/lane_private.h"
 
 #include "daemon/thread_tuning.h"
 
-/* Bulk thread: the name may need DNS, and this thread may wait. */
+/* On the look-up's thread, which has started after the generation was set. */
+static void on_looked_up(struct addrinfo *list, const struct error *err, void *user)
+{
+	struct lane *lane = user;
+	struct order *o =
+	        order_new(list ? ORDER_CONNECT_URGENT : ORDER_BULK_LOST, lane->lookup_generation);
+
+	if (list) {
+		o->resolved = list;
+	} else {
+		o->error = *err;
+		o->retriable = true;
+	}
+	order_post(&lane->urgent, o);
+}
+
+/* The name may need DNS, which nobody here waits for: the lane may end meanwhile. */
 static void resolve_address(struct lane *lane, struct order *o)
 {
-	struct order *next;
 	struct error err = {0};
 
 	if (o->generation != atomic_load(&lane->generation))
 		return;
 	lane->bulk_generation = o->generation;
 	bulk_stream_disconnect(lane->stream);
-	next = order_new(ORDER_CONNECT_URGENT, o->generation);
-	if (address_resolve(o->address, false, &next->resolved, &err) < 0) {
-		next->kind = ORDER_BULK_LOST;
-		next->resolved = NULL;
-		next->error = err;
-		next->retriable = true;
-	}
-	order_post(&lane->urgent, next);
+	lane->lookup = lookup_cancel(lane->lookup);
+	lane->lookup_generation = o->generation;
+	if (lookup_start(o->address, on_looked_up, lane, &lane->lookup, &err) < 0)
+		on_looked_up(NULL, &err, lane);
 }
 
 static void connect_bulk(struct lane *lane, struct order *o)

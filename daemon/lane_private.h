@@ -14,6 +14,7 @@
 #include "daemon/fault_path.h"
 #include "daemon/lane.h"
 #include "net/address.h"
+#include "net/lookup.h"
 #include "wire/attach_message.h"
 
 enum order_kind {
@@ -108,6 +109,8 @@ struct lane {
 
 	/* Bulk thread. */
 	uint64_t bulk_generation;
+	struct lookup *lookup;      /* under way or over; NULL: none */
+	uint64_t lookup_generation; /* constant while it is under way */
 };
 
 /* ---- lane_post.c ---- */
