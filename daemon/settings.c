@@ -13,6 +13,7 @@
 #include "core/config.h"
 #include "core/units.h"
 #include "daemon/source_address.h"
+#include "daemon/status_connections.h"
 
 #define OPTION(...) CONFIG_OPTION(struct settings, __VA_ARGS__)
 
@@ -42,6 +43,8 @@ static const struct config_option options[] = {
                "file mode of the status socket"),
         OPTION("sockets", "status_tcp", config_parse_string, status_tcp, "", false, NULL,
                "loopback HOST:PORT for the status interface"),
+        OPTION("sockets", "status_connections", config_parse_uint, status_connections, "64", true,
+               NULL, "clients of the status interface at the same time"),
 
         OPTION("lanes", "urgent_rt_priority", config_parse_uint, urgent_rt_priority, "1", true,
                NULL, "SCHED_FIFO priority of the threads that serve faults, 0: none"),
@@ -145,6 +148,10 @@ static int numbers_check(const struct settings *s, struct error *err)
 		return error_set(err, -EINVAL,
 		                 "[lanes] stream_window: expected 4K to 1G, not %llu bytes",
 		                 (unsigned long long)s->stream_window_bytes);
+	if (s->status_connections < 1 || s->status_connections > STATUS_CONNECTIONS_MAX)
+		return error_set(err, -EINVAL,
+		                 "[sockets] status_connections: expected 1 to %d, not %u",
+		                 STATUS_CONNECTIONS_MAX, s->status_connections);
 	if (s->max < 1 || s->max > 256)
 		return error_set(err, -EINVAL, "[migrations] max: expected 1 to 256, not %u",
 		                 s->max);

@@ -32,6 +32,7 @@ struct settings {
 	char *status;
 	mode_t status_mode;
 	char *status_tcp; /* HOST:PORT, "": none */
+	unsigned status_connections;
 	/* [lanes] */
 	unsigned urgent_rt_priority;
 	unsigned bulk_nice;

@@ -3,7 +3,7 @@
  * The status interface by libevent's evhttp. Made by the daemon.
  *
  * Always holds: nothing that comes in here changes a migration; headers, body
- * and time of a request are bounded.
+ * and time of a request are bounded, and so is the number of connections.
  */
 #include "daemon/status_server.h"
 
@@ -18,6 +18,7 @@
 #include "core/fdpass.h"
 #include "core/log.h"
 #include "daemon/metrics.h"
+#include "daemon/status_connections.h"
 #include "daemon/status_json.h"
 #include "net/address.h"
 
@@ -31,6 +32,7 @@
 struct status_server {
 	struct migration_table *table;
 	struct evhttp *http;
+	struct status_connections *connections;
 	uint64_t started_us;
 	char *path;
 };
@@ -174,6 +176,14 @@ static void on_request(struct evhttp_request *req, void *user)
 		route(user, req, path);
 }
 
+static struct bufferevent *on_accepted(struct event_base *base, void *user)
+{
+	struct status_server *s = user;
+	const struct settings *settings = migration_table_settings(s->table);
+
+	return status_connections_add(s->connections, base, settings->status_connections);
+}
+
 static int listen_unix(struct status_server *s, const char *path, mode_t mode, struct error *err)
 {
 	int fd = unix_listen(path, mode, err);
@@ -217,8 +227,9 @@ int status_server_new(struct migration_table *table, const char *path, mode_t mo
 	s->table = table;
 	s->started_us = clock_realtime_us();
 	s->http = evhttp_new(loop_base(migration_table_loop(table)));
-	if (!s->http)
+	if (!s->http || status_connections_new(&s->connections) < 0)
 		return error_set(err, -ENOMEM, "not enough memory");
+	evhttp_set_bevcb(s->http, on_accepted, s);
 	evhttp_set_max_headers_size(s->http, HEADERS_BYTES_MAX);
 	evhttp_set_max_body_size(s->http, BODY_BYTES_MAX);
 	evhttp_set_timeout(s->http, REQUEST_TIMEOUT_S);
@@ -239,6 +250,7 @@ struct status_server *status_server_free(struct status_server *s)
 		return NULL;
 	if (s->http)
 		evhttp_free(s->http);
+	status_connections_free(s->connections);
 	if (s->path && *s->path != '@')
 		unlink(s->path);
 	free(s->path);

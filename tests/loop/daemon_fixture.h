@@ -108,7 +108,8 @@ static inline void fixture_call(struct fixture *f, void (*fn)(struct fixture *f,
 	close(call.pipe[1]);
 }
 
-static inline int fixture_setup(void **state)
+/* more: further lines of the configuration. */
+static inline int fixture_setup_with(void **state, const char *more)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 	struct error error = {0};
@@ -119,12 +120,17 @@ static inline int fixture_setup(void **state)
 	pki_path(f->pki, "control.sock", f->control);
 	pki_path(f->pki, "attach.sock", f->attach);
 	pki_path(f->pki, "status.sock", f->status);
-	fixture_write_config(f, "");
+	fixture_write_config(f, more);
 	if (daemon_new(fixture_settings(f), &f->daemon, &error) < 0)
 		fail_msg("%s", error.text);
 	assert_int_equal(pthread_create(&f->thread, NULL, fixture_run, f), 0);
 	*state = f;
 	return 0;
+}
+
+static inline int fixture_setup(void **state)
+{
+	return fixture_setup_with(state, "");
 }
 
 static inline int fixture_teardown(void **state)

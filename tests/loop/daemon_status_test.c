@@ -2,6 +2,7 @@
 /* The status interface over its UNIX socket: every page, bad requests, promtool's opinion. */
 #include "daemon_fixture.h"
 
+#include <dirent.h>
 #include <jansson.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -152,6 +153,97 @@ static void test_malformed(void **state)
 	free(request(f, "GET", "/healthz", 200));
 }
 
+#define LIMIT 4
+#define CROWD 300
+
+static int setup_limited(void **state)
+{
+	return fixture_setup_with(state, "[sockets]\nstatus_connections = 4\n");
+}
+
+static size_t open_files(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	size_t n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* One more question on a connection that stays open. */
+static void ask_on(int sock)
+{
+	static const char text[] = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+	char answer[1024] = "";
+	size_t have = 0;
+	ssize_t n = 1;
+
+	assert_int_equal(send(sock, text, sizeof(text) - 1, MSG_NOSIGNAL), sizeof(text) - 1);
+	while (n > 0 && !strstr(answer, "ok\n")) {
+		n = recv(sock, answer + have, sizeof(answer) - have - 1, 0);
+		have += n > 0 ? (size_t)n : 0;
+	}
+	if (strncmp(answer, "HTTP/1.1 200 ", 13) != 0)
+		fail_msg("got %s", answer);
+}
+
+/* The daemon has closed it: now, not when it was idle for too long. */
+static bool is_closed(int sock)
+{
+	char byte;
+
+	return recv(sock, &byte, 1, MSG_DONTWAIT) == 0;
+}
+
+/* Promise: with as many clients as may be, the newest is served and the oldest has to go. */
+static void test_limit(void **state)
+{
+	struct fixture *f = *state;
+	int socks[LIMIT + 2];
+
+	for (size_t i = 0; i < LIMIT; i++)
+		socks[i] = connect_to(f->status);
+	ask_on(socks[0]);
+	assert_false(is_closed(socks[0]));
+	socks[LIMIT] = connect_to(f->status);
+	ask_on(socks[LIMIT]);
+	assert_true(is_closed(socks[0]));
+	for (size_t i = 1; i <= LIMIT; i++)
+		ask_on(socks[i]);
+	/* One that ends itself makes room. */
+	close(socks[2]);
+	socks[LIMIT + 1] = connect_to(f->status);
+	ask_on(socks[LIMIT + 1]);
+	assert_false(is_closed(socks[1]));
+	for (size_t i = 0; i < LIMIT + 2; i++)
+		if (i != 2)
+			close(socks[i]);
+}
+
+/* Promise: a crowd that says nothing, or never ends its request, takes no descriptors. */
+static void test_crowd(void **state)
+{
+	struct fixture *f = *state;
+	size_t before = open_files();
+	int socks[CROWD];
+
+	for (size_t i = 0; i < CROWD; i++) {
+		socks[i] = connect_to(f->status);
+		if (i % 3 == 1)
+			(void)!send(socks[i], "GET /", 5, MSG_NOSIGNAL);
+		if (i % 3 == 2)
+			(void)!send(socks[i], "GET / HTTP/1.1\r\nX: ", 19, MSG_NOSIGNAL);
+	}
+	free(request(f, "GET", "/healthz", 200));
+	assert_in_range(open_files(), before + CROWD, before + CROWD + LIMIT);
+	start_migration(f, 1);
+	for (size_t i = 0; i < CROWD; i++)
+		close(socks[i]);
+}
+
 /* Promise: promtool has nothing to say about /metrics. */
 static void test_promtool(void **state)
 {
@@ -181,6 +273,8 @@ int main(void)
 	        WITH_DAEMON(test_pages),
 	        WITH_DAEMON(test_refused),
 	        WITH_DAEMON(test_malformed),
+	        cmocka_unit_test_setup_teardown(test_limit, setup_limited, fixture_teardown),
+	        cmocka_unit_test_setup_teardown(test_crowd, setup_limited, fixture_teardown),
 	        WITH_DAEMON(test_promtool),
 	};
 

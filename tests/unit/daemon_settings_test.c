@@ -65,6 +65,7 @@ static void test_defaults(void **state)
 	assert_string_equal(s->status, "/run/postcopyd/status.sock");
 	assert_int_equal(s->control_mode, 0660);
 	assert_string_equal(s->status_tcp, "");
+	assert_int_equal(s->status_connections, 64);
 	assert_int_equal(s->bulk_nice, 19);
 	assert_int_equal(s->urgent_rt_priority, 1);
 	assert_int_equal(s->stream_window_bytes, 1 << 20);
@@ -119,6 +120,7 @@ static void test_example(void **state)
 	assert_int_equal(s->urgent_rt_priority, d->urgent_rt_priority);
 	assert_int_equal(s->bulk_nice, d->bulk_nice);
 	assert_int_equal(s->stream_window_bytes, d->stream_window_bytes);
+	assert_int_equal(s->status_connections, d->status_connections);
 	assert_int_equal(s->max, d->max);
 	assert_int_equal(s->reconnect_min_us, d->reconnect_min_us);
 	assert_int_equal(s->reconnect_max_us, d->reconnect_max_us);
@@ -176,6 +178,8 @@ static void test_bad(void **state)
 	        {"[sockets]\nstatus_tcp = [::]:80\n", "expected a loopback address"},
 	        {"[sockets]\nstatus_tcp = example.org:80\n", "expected a loopback address"},
 	        {"[sockets]\nstatus_tcp = 127.0.0.1\n", "there is no port"},
+	        {"[sockets]\nstatus_connections = 0\n", "status_connections: expected 1 to 1024"},
+	        {"[sockets]\nstatus_connections = 1025\n", "status_connections: expected 1 to"},
 	        {"[sockets]\ncontrol_uids = no-such-user-here\n", "there is no user"},
 	        {"[sockets]\ncontrol_gids = 12x\n", "there is no group"},
 	        {"[sockets]\ncontrol_uids = 4294967295\n", "there is no user"},
