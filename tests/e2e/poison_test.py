@@ -69,7 +69,7 @@ def test_said_by_the_operator():
         m.start("--bandwidth", "4K")
         guest = m.destination("--pause-after", "1", "--threads", "1", "--any-poison")
         guest.wait_event("paused")
-        bed.ctl("poison", m.id, "0x100000+8192", "0x1fff000")
+        bed.ctl("poison", m.id, "0x100000+8192", "0xfff000")
         bed.ctl("set-limits", m.id, "--bandwidth", "0")
         guest.say("go")
         guest.finish()

@@ -4,6 +4,7 @@
 A test file calls main(function, ...). Everything that a Bed starts it ends by
 process id; its directory goes with it. Logs are printed when a test fails.
 """
+import atexit
 import json
 import os
 import pathlib
@@ -68,12 +69,13 @@ def free_port():
 class Process:
     """A program whose lines are collected; its standard error goes to a log."""
 
-    def __init__(self, bed, name, argv):
+    def __init__(self, bed, name, argv, environment=None):
         self.name = name
         self.log = bed.dir / f"{name}.log"
         with open(self.log, "ab") as log:
             self.popen = subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE,
-                                          stdout=subprocess.PIPE, stderr=log)
+                                          stdout=subprocess.PIPE, stderr=log,
+                                          env={**os.environ, **(environment or {})})
         self.events = []
         self.lines = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -299,16 +301,27 @@ class Proxy:
 class Bed:
     """A source agent and a daemon with private sockets, ports and keys."""
 
+    usual_pki = None
+
     def __init__(self, daemon_settings=None, source_settings=None):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="postcopy-e2e-"))
         self.processes, self.migrations, self.proxies = [], [], []
         self.pki = self.dir / "pki"
-        self.make_pki(self.pki)
+        shutil.copytree(self._usual_pki(), self.pki)
         self.source_address = f"127.0.0.1:{free_port()}"
         self.daemon_settings = daemon_settings or {}
         self.source_settings = source_settings or {}
         self.agent = self.start_agent()
         self.daemon = self.start_daemon()
+
+    @classmethod
+    def _usual_pki(cls):
+        """Made once a process; each bed has a copy that it may change."""
+        if not cls.usual_pki:
+            cls.usual_pki = pathlib.Path(tempfile.mkdtemp(prefix="postcopy-e2e-pki-"))
+            atexit.register(shutil.rmtree, cls.usual_pki, ignore_errors=True)
+            cls.make_pki(cls.usual_pki)
+        return cls.usual_pki
 
     @staticmethod
     def make_pki(directory, *options):
@@ -347,10 +360,7 @@ class Bed:
                                 "export": self.dir / "export.sock"},
                     "log": {"level": "debug", "target": "stderr"}}
         config = self._config("postcopy-sourced", self._merge(settings, self.source_settings))
-        agent = Process(self, "postcopy-sourced",
-                        [BUILD / "source/postcopy-sourced", "--config", config])
-        self._wait_ready(agent, on_source=True)
-        return agent
+        return self._service("postcopy-sourced", BUILD / "source/postcopy-sourced", config)
 
     def start_daemon(self):
         settings = {"tls": self._tls("destination"),
@@ -359,16 +369,26 @@ class Bed:
                                 "status": self.dir / "status.sock"},
                     "log": {"level": "debug", "target": "stderr"}}
         config = self._config("postcopyd", self._merge(settings, self.daemon_settings))
-        daemon = Process(self, "postcopyd", [BUILD / "daemon/postcopyd", "--config", config])
-        self._wait_ready(daemon)
-        return daemon
+        return self._service("postcopyd", BUILD / "daemon/postcopyd", config)
 
-    def _wait_ready(self, process, on_source=False):
-        def ready():
-            check(process.popen.poll() is None,
-                  f"{process.name} ended with {process.popen.poll()}: {process.log_text()}")
-            return self.ctl("list", on_source=on_source, status=None) is not None
-        wait_until(f"{process.name} ready", ready)
+    def _service(self, name, program, config):
+        """Start it as systemd does, and wait until it says that it is ready."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            path = self.dir / f"{name}.notify"
+            path.unlink(missing_ok=True)
+            notify.bind(str(path))
+            notify.settimeout(0.1)
+            process = Process(self, name, [program, "--config", config],
+                              {"NOTIFY_SOCKET": str(path)})
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    if b"READY=1" in notify.recv(4096):
+                        return process
+                except TimeoutError:
+                    check(process.popen.poll() is None,
+                          f"{name} ended with {process.popen.poll()}: {process.log_text()}")
+                    check(time.monotonic() < deadline, f"{name}: not ready in {PATIENCE} s")
 
     def ctl(self, *args, on_source=False, status=0):
         """Run postcopyctl; its output, or what it complained about when status is not 0.
