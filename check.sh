@@ -7,7 +7,7 @@ cd "$(dirname "$0")" || exit 1
 . scripts/common.sh
 
 QUICK="build format layout unit loop fuzz e2e-quick asan"
-ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck"
+ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck kernel"
 
 usage() {
 	cat <<TEXT
@@ -24,8 +24,8 @@ usage: ./check.sh [PART...]
   lint      format, tidy and cppcheck
   demo      demo.sh
   bench     the fault benchmark, short
-  kernel    in virtual machines with Debian's 6.1 kernel, with and without kernel-patches/
-            (takes long the first time, when it builds these kernels; not part of all)
+  kernel    in virtual machines: Debian's 6.1 kernel with and without kernel-patches/ (built
+            the first time, which takes some 20 minutes), and Debian's 6.12
 What cannot run on this machine or for this user is skipped, with the reason.
 Logs are in build/check/.
 TEXT
@@ -214,14 +214,15 @@ run_part() {
 
 # ensure_packages PART...: what these parts need
 ensure_packages() {
-	local lint=""
+	local lint="" kernel=""
 	case " $* " in *" all "* | *" lint "* | *" tidy "* | *" cppcheck "*) lint=$PACKAGES_LINT ;; esac
+	case " $* " in *" all "* | *" kernel "*) kernel=$PACKAGES_KERNEL ;; esac
 	# shellcheck disable=SC2086 # lists of words
 	if is_root; then
-		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN $PACKAGES_TEST $lint
+		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN $PACKAGES_TEST $lint $kernel
 	else
-		# Linters are no reason not to run the rest: their parts are skipped.
-		[ -z "$lint" ] || packages_ensure $lint $PACKAGES_TEST || true
+		# These are no reason not to run the rest: their parts are skipped.
+		[ -z "$lint$kernel" ] || packages_ensure $lint $kernel $PACKAGES_TEST || true
 		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN libcmocka-dev
 	fi
 }

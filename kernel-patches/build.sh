@@ -49,6 +49,18 @@ want_packages() {
 		-o Dpkg::Use-Pty=0 install --no-install-recommends $missing >/dev/null
 }
 
+# alone: from here on, one at a time fetches and builds.  Who finds what it needs in
+# the cache does not wait for it.
+alone() {
+	flock -n 9 || { say "waiting for another build"; flock 9; }
+}
+
+# archive_refresh: a new machine has no list of packages
+archive_refresh() {
+	[ "$(id -u)" = 0 ] || return 0
+	apt-get -qq -o DPkg::Lock::Timeout=300 update >&2 || say "apt-get update failed, going on"
+}
+
 # deb_fetch PACKAGE[=VERSION] FOLDER: download and unpack, without installing
 deb_fetch() {
 	local folder=$2
@@ -67,7 +79,10 @@ tarball_get() {
 	[ -e "$tarball_path" ] && tarball_check && return
 	tarball_path=$cache/source-$version/usr/src/$tarball
 	[ -e "$tarball_path" ] && tarball_check && return
+	alone
+	[ -e "$tarball_path" ] && tarball_check && return
 	say "fetching $package $version"
+	apt-cache show "$package=$version" >/dev/null 2>&1 || archive_refresh
 	if deb_fetch "$package=$version" "$cache/source-$version" && tarball_check; then
 		return
 	fi
@@ -171,6 +186,7 @@ kernel_6_1() {
 		[ ${#extra[@]} = 0 ] || cat -- "${extra[@]}"
 	} | sha256sum | cut -c1-16)
 	work=$cache/work-$what
+	[ -e "$folder" ] || alone
 	if [ ! -e "$folder" ]; then
 		# shellcheck disable=SC2086 # a list of words
 		want_packages $packages_needed
@@ -179,11 +195,17 @@ kernel_6_1() {
 	echo "$folder"
 }
 
+# The newest that apt knows
+debian_name() {
+	apt-cache search --names-only '^linux-image-6\.12\..*deb12-cloud-amd64-unsigned$' |
+		cut -d' ' -f1 | sort -V | tail -n 1
+}
+
 # Debian's kernel needs its overlay module, and has virtiofs instead of 9p.
 kernel_debian() {
 	local name version folder
-	name=$(apt-cache search --names-only '^linux-image-6\.12\..*deb12-cloud-amd64-unsigned$' |
-		cut -d' ' -f1 | sort -V | tail -n 1)
+	name=$(debian_name)
+	[ -n "$name" ] || { archive_refresh; name=$(debian_name); }
 	if [ -n "$name" ]; then
 		version=$(apt-cache policy "$name" | sed -n 's/^ *Candidate: *//p')
 		folder=$cache/debian-$name-$version
@@ -191,6 +213,7 @@ kernel_debian() {
 		folder=$(ls -d "$cache"/debian-linux-image-6.12* 2>/dev/null | sort -V | tail -n 1)
 		[ -n "$folder" ] || die "apt knows no 6.12 cloud kernel for Debian 12 (apt-get update?)"
 	fi
+	[ -e "$folder" ] || alone
 	if [ ! -e "$folder" ]; then
 		say "fetching $name $version"
 		deb_fetch "$name=$version" "$folder.new" || die "cannot fetch $name"
@@ -219,5 +242,4 @@ patched | stock | debian-6.12) ;;
 esac
 mkdir -p "$cache" "$CCACHE_DIR"
 exec 9>"$cache/lock"
-flock 9
 if [ "$what" = debian-6.12 ]; then kernel_debian; else kernel_6_1; fi

@@ -9,6 +9,8 @@ PACKAGES_BUILD="gcc libc6-dev cmake ninja-build pkg-config libevent-dev libproto
 PACKAGES_RUN="openssl iproute2 python3"
 PACKAGES_TEST="libcmocka-dev ccache clang-format"
 PACKAGES_LINT="clang-tidy cppcheck prometheus"
+# virtiofsd is in qemu-system-common. What a kernel is built with, build.sh installs.
+PACKAGES_KERNEL="qemu-system-x86 qemu-system-common seabios busybox-static cpio xz-utils"
 
 is_root() {
 	[ "$(id -u)" = 0 ]

@@ -1,27 +1,45 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs the project's tests in virtual machines with Debian 12's kernel: with the
-# series of kernel-patches/ (everything, and memory that really fails), and without
-# it (the refusal). `./check.sh kernel` calls it and counts its lines, which are
+# Runs the project's tests in virtual machines: on Debian 12's kernel with the series
+# of kernel-patches/ (everything, memory that really fails, a guest under KVM, and the
+# kernel's own tests), without it (the refusal), and on Debian's 6.12, which has
+# UFFDIO_POISON. `./check.sh kernel` calls it and counts its lines, which are
 #   passed NAME SECONDS | FAILED NAME | skipped NAME: reason
 # Exit status: 0 if nothing failed, 77 if nothing could run (the last line says why).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 
+# PART KERNEL SECONDS: when its machine is stopped; emulated, they are some ten times
+# slower than this one, and more when it is busy.
+PARTS="poison patched 600
+tree patched 1200
+unit patched 300
+hwpoison patched 600
+vmm patched 900
+refusal stock 300
+demo patched 600
+e2e patched 1800
+6.12-unit debian-6.12 300
+6.12-hwpoison debian-6.12 600
+6.12-demo debian-6.12 600
+6.12-e2e debian-6.12 1800"
+
 usage() {
 	cat <<TEXT
-usage: tests/kernel/run.sh [--patched FOLDER] [--stock FOLDER] [PART...]
-  PART is unit, e2e, hwpoison, demo (patched kernel) or refusal (stock kernel); default: all
-  --patched, --stock   a kernel of kernel-patches/build.sh (default: what it makes or has)
+usage: tests/kernel/run.sh [--KERNEL FOLDER] [PART...]
+  KERNEL is patched, stock or debian-6.12, and FOLDER a kernel of kernel-patches/build.sh
+  (default: what it makes or has). A PART, its kernel, and the seconds it may take:
+TEXT
+	sed 's/^/    /' <<<"$PARTS"
+	cat <<TEXT
+  poison: the series' own selftest; tree: those of the kernel's tree; vmm: a guest under KVM
 The programs are those of build/release. Logs and consoles are in build/check/kernel/.
 TEXT
 }
 
 logs=build/check/kernel
 failed=0 machines=0
-declare -A kernels=([patched]="" [stock]="")
-# Seconds until a machine is stopped: emulated, they are some ten times slower than this one.
-declare -A limits=([unit]=300 [e2e]=1800 [hwpoison]=600 [demo]=600 [refusal]=300)
+declare -A kernels=([patched]="" [stock]="" [debian-6.12]="")
 
 skip_all() {
 	echo "$*"
@@ -30,12 +48,9 @@ skip_all() {
 
 need() {
 	local tool
-	for tool in build.sh boot.sh; do
-		[ -x kernel-patches/$tool ] || skip_all "no kernel-patches/$tool"
-	done
 	for tool in qemu-system-x86_64 busybox cpio; do
 		command -v $tool >/dev/null || skip_all "no $tool. As root:  apt-get install" \
-			"--no-install-recommends qemu-system-x86 seabios busybox-static cpio"
+			"--no-install-recommends qemu-system-x86 qemu-system-common seabios busybox-static cpio"
 	done
 	[ -x build/release/tests/support/testguest ] ||
 		skip_all "no build/release: run ./check.sh build first"
@@ -43,24 +58,30 @@ need() {
 
 # kernel_folder KERNEL: build.sh makes it, which takes minutes, only if it is not cached
 kernel_folder() {
+	local start=$SECONDS
 	[ -z "${kernels[$1]}" ] || return 0
-	kernels[$1]=$(timeout 1800 kernel-patches/build.sh "$1" 2>"$logs/build-$1.log" | tail -n 1)
-	[ -e "${kernels[$1]}/bzImage" ] || kernels[$1]=none
+	kernels[$1]=$(timeout 3600 kernel-patches/build.sh "$1" 2>"$logs/build-$1.log" | tail -n 1)
+	if [ -e "${kernels[$1]}/bzImage" ]; then
+		echo "  kernel $1: ready after $((SECONDS - start)) s"
+	else
+		kernels[$1]=none
+	fi
 }
 
-# run PART KERNEL: in a machine of its own, so that one that hangs costs one part
+# run PART KERNEL SECONDS: in a machine of its own, so that one that hangs costs one part
 run() {
-	local part=$1 kernel=$2 status
+	local part=$1 kernel=$2 limit=$3 status prefix=""
 	kernel_folder "$kernel"
 	if [ "${kernels[$kernel]}" = none ]; then
 		echo "skipped $part: no $kernel kernel: $(tail -n 1 "$logs/build-$kernel.log")"
 		return
 	fi
 	machines=$((machines + 1))
-	timeout -k 10 $((limits[$part] + 60)) kernel-patches/boot.sh --kernel "${kernels[$kernel]}" \
-		--timeout "${limits[$part]}" --console "$logs/$part.console" \
-		tests/kernel/in_machine.sh "$part" 2>"$logs/$part.err" |
-		tee "$logs/$part.log" | grep --line-buffered -E '^(passed|FAILED|skipped) '
+	[ "$part" = "${part#*-}" ] || prefix=${part%-*}.
+	timeout -k 10 $((limit + 60)) kernel-patches/boot.sh --kernel "${kernels[$kernel]}" \
+		--timeout "$limit" --console "$logs/$part.console" \
+		tests/kernel/in_machine.sh "${part#*-}" "${kernels[$kernel]}" 2>"$logs/$part.err" |
+		tee "$logs/$part.log" | sed -u -n -E "s/^(passed|FAILED|skipped) /\1 $prefix/p"
 	status=${PIPESTATUS[0]}
 	[ "$status" != 0 ] || return
 	failed=1
@@ -70,21 +91,24 @@ run() {
 	cat "$logs/$part.err" >&2
 }
 
-parts=()
+wanted=" "
 while [ $# -gt 0 ]; do
 	case $1 in
-	--patched | --stock) kernels[${1#--}]=${2:?a folder}; shift ;;
-	unit | e2e | hwpoison | demo | refusal) parts+=("$1") ;;
+	--patched | --stock | --debian-6.12) kernels[${1#--}]=${2:?a folder}; shift ;;
 	-h | --help) usage; exit 0 ;;
-	*) usage >&2; exit 2 ;;
+	*)
+		grep -q "^$1 " <<<"$PARTS" || { usage >&2; exit 2; }
+		wanted+="$1 "
+		;;
 	esac
 	shift
 done
 need
 mkdir -p $logs
-[ ${#parts[@]} -gt 0 ] || parts=(unit refusal hwpoison demo e2e)
-for part in "${parts[@]}"; do
-	if [ "$part" = refusal ]; then run "$part" stock; else run "$part" patched; fi
-done
+# By another descriptor: a machine must not read from the list.
+while read -r part kernel seconds <&3; do
+	[ "$wanted" = " " ] || [[ $wanted == *" $part "* ]] || continue
+	run "$part" "$kernel" "$seconds"
+done 3<<<"$PARTS"
 [ $machines -gt 0 ] || skip_all "no kernel: see $logs/build-*.log"
 exit $failed

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -155,9 +156,16 @@ static void report_late(struct guest *g)
 	}
 }
 
+/* Later kernels (6.12) tell who injects a failure at once, by a signal. */
+static void on_injected(int sig)
+{
+	(void)sig;
+}
+
 /* After the last write: nobody here may touch these pages, or the rest of a huge page, again. */
 static int fail_memory(const struct guest *g)
 {
+	(void)signal(SIGBUS, on_injected);
 	for (size_t i = 0; i < g->plan->n_initial; i++) {
 		const struct poison_page *p = &g->plan->pages[i];
 		uint8_t *address = g->regions[p->region].address + p->page * PATTERN_PAGE;
