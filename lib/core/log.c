@@ -85,10 +85,10 @@ struct line {
 
 static void line_add(struct line *line, const char *text)
 {
-	size_t n = strnlen(text, sizeof(line->text) - 1 - line->len); /* 1: the newline */
+	size_t room = sizeof(line->text) - 1; /* 1: the newline */
 
-	for (size_t i = 0; i < n; i++) {
-		unsigned char c = (unsigned char)text[i];
+	for (; *text && line->len < room; text++) {
+		unsigned char c = (unsigned char)*text;
 
 		/* A peer's text must neither start a line nor steer a terminal. */
 		line->text[line->len++] = (char)(c < ' ' || c == 0x7f ? '?' : c);
