@@ -107,7 +107,7 @@ tests() {
 lines() {
 	local part=$1 start=$SECONDS status n_passed n_failed n_skipped
 	shift
-	"$@" 2>"$logs/$part.err" | tee "$logs/$part.log" | sed 's/^/    /'
+	"$@" 2>"$logs/$part.err" | tee "$logs/$part.log" | sed -u 's/^/    /'
 	status=${PIPESTATUS[0]}
 	if [ "$status" = 77 ]; then
 		skip "$part" "$(tail -n 1 "$logs/$part.log")"

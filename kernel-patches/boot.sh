@@ -117,7 +117,7 @@ virtiofsd_start() {
 	local daemon=/usr/lib/qemu/virtiofsd n=0
 	[ -x "$daemon" ] || fail "this kernel needs $daemon (package qemu-system-common)"
 	[ "$(id -u)" = 0 ] || fail "this kernel needs virtiofsd, and that needs root"
-	"$daemon" --socket-path="$tmp/virtiofs.sock" -o source=/,sandbox=chroot,cache=auto \
+	"$daemon" --socket-path="$tmp/virtiofs.sock" -o source=/,sandbox=chroot,cache=always \
 		>"$tmp/virtiofsd.log" 2>&1 &
 	virtiofsd_pid=$!
 	# It has no other way to say that its socket is there.

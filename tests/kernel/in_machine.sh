@@ -95,7 +95,7 @@ unit | poison | tree) "$part" ;;
 e2e) e2e tests/e2e/*_test.py ;;
 hwpoison | refusal) each_function "tests/kernel/${part}_test.py" ;;
 vmm) each_function tests/vmm/machine_check_test.py ;;
-demo) judge demo ./demo.sh --size 64M ;;
+demo) judge demo ./demo.sh --size 32M ;;
 *) echo "in_machine.sh: unknown part $part"; exit 2 ;;
 esac
 exit $failed
