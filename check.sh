@@ -7,6 +7,8 @@ cd "$(dirname "$0")" || exit 1
 . scripts/common.sh
 
 QUICK="build format layout unit loop fuzz e2e-quick asan"
+# Do they run, and is every page right? Nobody's speed is judged here.
+BENCHES="fault-1 faults-16 minor bandwidth memory"
 ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck kernel"
 
 usage() {
@@ -23,7 +25,7 @@ usage: ./check.sh [PART...]
   tsan      unit and loop with ThreadSanitizer (tsan-e2e: lanes end to end)
   lint      format, tidy and cppcheck
   demo      demo.sh
-  bench     the fault benchmark, short
+  bench     some of the benchmarks, short, and without a judgement of the figures
   kernel    in virtual machines: Debian's 6.1 kernel with and without kernel-patches/ (built
             the first time, which takes some 20 minutes), and Debian's 6.12
 What cannot run on this machine or for this user is skipped, with the reason.
@@ -205,7 +207,7 @@ run_part() {
 	lint) run_part format; run_part tidy; run_part cppcheck ;;
 	demo) can_fault demo && simple demo ./demo.sh ;;
 	bench) can_fault bench && built build release &&
-		simple bench build/release/tests/bench/fault/bench-fault --quick ;;
+		simple bench tests/bench/run --quick --rounds 1 --report --only $BENCHES ;;
 	kernel) built build release && lines kernel tests/kernel/run.sh ;;
 	all) for part in $ALL; do run_part "$part"; done ;;
 	*) usage >&2; exit 2 ;;

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other kinds of memory: huge pages and MINOR mode. Reported, without goals."""
+import pathlib
+
+from bed import GIB, MIB, BenchBed, spinners
+from e2e import HugePages, Skip
+from rounds import Figure, case
+
+
+class GiganticPages(HugePages):
+    """Free 1 GiB pages: only a machine with much unfragmented memory has them."""
+
+    PATH = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-1048576kB")
+
+    def __enter__(self):
+        try:
+            return super().__enter__()
+        except Skip:
+            raise Skip(f"no {self.count} free 1 GiB huge pages: boot with "
+                       f"hugepagesz=1G hugepages={self.count}") from None
+
+
+def fault_and_stream(context, samples, **options):
+    """Fault latency with the stream held off, then the stream's rate."""
+    with spinners(), BenchBed() as bed:
+        guest = bed.held_off(**options)
+        # A unit that the stream had begun before it was held off may come first.
+        faults = guest.touch(samples, warmup=0)
+        guest.end()
+    with BenchBed() as bed:
+        guest = bed.guest(**options)
+        guest.begin()
+        seconds = guest.finish()
+        guest.verify()
+    return {"p99 us": faults["p99_us"], "max us": faults["max_us"], "faults/s": faults["rate"],
+            "faults": faults["n"], "stream MiB/s": options["size"] / MIB / seconds}, faults
+
+
+@case("hugetlb-2m", Figure("hugetlb-2m", "fault p50, 2 MiB pages", unit="us"), spin=False)
+def hugetlb_2m(context):
+    size = context.pick(512, 256) * MIB
+    with HugePages(size // (2 * MIB)):
+        values, faults = fault_and_stream(context, context.pick(120, 60), size=size,
+                                          memory="hugetlb-2m", source_memory="memfd")
+    return {"hugetlb-2m": faults["p50_us"], **values}
+
+
+@case("hugetlb-1g", Figure("hugetlb-1g", "fault p50, 1 GiB pages", unit="us"), spin=False)
+def hugetlb_1g(context):
+    with GiganticPages(2):
+        values, faults = fault_and_stream(context, 1, size=2 * GIB, memory="hugetlb-1g",
+                                          source_memory="memfd")
+    return {"hugetlb-1g": faults["p50_us"], **values}
+
+
+@case("minor", Figure("minor", "fault p50, MINOR mode", unit="us"), spin=False)
+def minor(context):
+    values, faults = fault_and_stream(context, context.pick(3000, 1500),
+                                      size=context.pick(1024, 512) * MIB, memory="memfd-minor")
+    return {"minor": faults["p50_us"], **values}

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench-guest: command line; the roles are in source.c and destination.c. */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "guest/guest.h"
+
+static const char usage_text[] =
+        "usage: bench-guest source|destination --id UUID --token-file FILE --socket PATH\n"
+        "  --memory anon|memfd|memfd-minor|hugetlb-2m|hugetlb-1g --size BYTES\n"
+        "  --regions N         of the same size, SIZE together (default 1)\n"
+        "  --zero-percent N    of the pages\n"
+        "  --uffds N           destination: spread over the regions (default 1)\n"
+        "  --peer-identity SAN source: of the destination's certificate\n"
+        "  --alias             source: all regions are the same memory\n";
+
+enum guest_option {
+	OPT_ID = 256,
+	OPT_TOKEN_FILE,
+	OPT_SOCKET,
+	OPT_MEMORY,
+	OPT_SIZE,
+	OPT_REGIONS,
+	OPT_ZERO_PERCENT,
+	OPT_UFFDS,
+	OPT_PEER_IDENTITY,
+	OPT_ALIAS,
+};
+
+static const struct option options[] = {
+        {"id", required_argument, NULL, OPT_ID},
+        {"token-file", required_argument, NULL, OPT_TOKEN_FILE},
+        {"socket", required_argument, NULL, OPT_SOCKET},
+        {"memory", required_argument, NULL, OPT_MEMORY},
+        {"size", required_argument, NULL, OPT_SIZE},
+        {"regions", required_argument, NULL, OPT_REGIONS},
+        {"zero-percent", required_argument, NULL, OPT_ZERO_PERCENT},
+        {"uffds", required_argument, NULL, OPT_UFFDS},
+        {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
+        {"alias", no_argument, NULL, OPT_ALIAS},
+        {NULL, 0, NULL, 0},
+};
+
+void guest_event(const char *name, const char *fmt, ...)
+{
+	char line[1024];
+	int n = snprintf(line, sizeof(line), "%s ", name);
+	va_list ap;
+
+	va_start(ap, fmt);
+	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
+	va_end(ap);
+	if (n > (int)sizeof(line) - 2)
+		n = (int)sizeof(line) - 2;
+	line[n++] = '\n';
+	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
+		_exit(1);
+}
+
+/* The secret in hexadecimal, as `postcopyctl token` writes it. */
+static int take_token(struct guest *g, const char *path)
+{
+	FILE *file = fopen(path, "re");
+	unsigned byte;
+
+	if (!file)
+		return -errno;
+	while (g->token_len < sizeof(g->token) && fscanf(file, "%2x", &byte) == 1)
+		g->token[g->token_len++] = (uint8_t)byte;
+	fclose(file);
+	return g->token_len ? 0 : -EINVAL;
+}
+
+static int take_number(unsigned *number, unsigned min, unsigned max)
+{
+	*number = (unsigned)strtoul(optarg, NULL, 0);
+	return *number >= min && *number <= max ? 0 : -EINVAL;
+}
+
+static int take_option(struct guest *g, int option)
+{
+	switch (option) {
+	case OPT_ID:
+		return postcopy_uuid_parse(optarg, g->migration_id);
+	case OPT_TOKEN_FILE:
+		return take_token(g, optarg);
+	case OPT_SOCKET:
+		return g->socket_path = optarg, 0;
+	case OPT_MEMORY:
+		return guest_memory_parse(optarg, &g->memory);
+	case OPT_SIZE:
+		return g->size = strtoull(optarg, NULL, 0), 0;
+	case OPT_REGIONS:
+		return take_number(&g->n_regions, 1, GUEST_REGIONS_MAX);
+	case OPT_ZERO_PERCENT:
+		return take_number(&g->zero_percent, 0, 100);
+	case OPT_UFFDS:
+		return take_number(&g->n_uffds, 1, POSTCOPY_UFFDS_MAX);
+	case OPT_PEER_IDENTITY:
+		return g->peer_identity = optarg, 0;
+	case OPT_ALIAS:
+		return g->alias = true, 0;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int parse_command_line(struct guest *g, int argc, char **argv)
+{
+	int option;
+
+	if (argc < 2 || (strcmp(argv[1], "source") && strcmp(argv[1], "destination")))
+		return -EINVAL;
+	g->destination = !strcmp(argv[1], "destination");
+	optind = 2;
+	while ((option = getopt_long(argc, argv, "", options, NULL)) != -1)
+		if (take_option(g, option) < 0)
+			return fprintf(stderr, "bench-guest: bad value or option: %s\n",
+			               argv[optind - 1]),
+			       -EINVAL;
+	return optind == argc && g->token_len && guest_region_bytes(g) ? 0 : -EINVAL;
+}
+
+int main(int argc, char **argv)
+{
+	struct guest g = {.n_regions = 1, .n_uffds = 1};
+
+	if (parse_command_line(&g, argc, argv) < 0)
+		return fputs(usage_text, stderr), 2;
+	/* A driver that was killed leaves nobody behind. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (guest_memory_map(&g) < 0)
+		return 77;
+	return g.destination ? guest_destination_run(&g) : guest_source_run(&g);
+}

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The guest on the source: filled, exported, and frozen when stdin says "freeze". */
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "guest/guest.h"
+
+static int export(struct guest *g)
+{
+	struct postcopy_region regions[GUEST_REGIONS_MAX];
+	struct postcopy_export_params params = {
+	        .socket_path = g->socket_path,
+	        .token = g->token,
+	        .token_len = g->token_len,
+	        .peer_identity = g->peer_identity,
+	        .regions = regions,
+	        .n_regions = g->n_regions,
+	};
+	char text[384] = "";
+	int ret;
+
+	guest_memory_describe(g, regions);
+	memcpy(params.migration_id, g->migration_id, sizeof(params.migration_id));
+	ret = postcopy_export(&params, &g->handle, text, sizeof(text));
+	if (ret < 0)
+		return fprintf(stderr, "bench-guest: export: %s\n", text), ret;
+	guest_event("exported", "%llu", (unsigned long long)guest_n_pages(g));
+	return 0;
+}
+
+static int freeze(struct guest *g)
+{
+	char text[384] = "";
+	int ret = postcopy_freeze(g->handle, text, sizeof(text));
+
+	if (ret < 0)
+		return fprintf(stderr, "bench-guest: freeze: %s\n", text), ret;
+	guest_event("frozen", "%llu", (unsigned long long)bench_now_ns());
+	return 0;
+}
+
+/* Until the destination has everything, or stdin ends. */
+static int serve(struct guest *g)
+{
+	struct pollfd fds[2] = {{.fd = STDIN_FILENO, .events = POLLIN},
+	                        {.fd = postcopy_fd(g->handle), .events = POLLIN}};
+	struct postcopy_status status;
+	char line[64];
+
+	for (;;) {
+		if (postcopy_process(g->handle) < 0)
+			return 1;
+		postcopy_get_status(g->handle, &status);
+		if (status.final) {
+			guest_event("state", "%s", status.name);
+			return status.state == POSTCOPY_STATE_RELEASED ? 0 : 1;
+		}
+		if (poll(fds, 2, -1) < 0)
+			return 1;
+		if (!fds[0].revents)
+			continue;
+		if (read(STDIN_FILENO, line, sizeof(line)) <= 0)
+			return 0;
+		if (strncmp(line, "freeze", 6) == 0 && freeze(g) < 0)
+			return 1;
+	}
+}
+
+int guest_source_run(struct guest *g)
+{
+	int status;
+
+	guest_memory_fill(g);
+	if (export(g) < 0)
+		return 1;
+	status = serve(g);
+	postcopy_close(g->handle, POSTCOPY_CLOSE_FORCE);
+	return status;
+}
