@@ -18,6 +18,7 @@
 #include "core/clock.h"
 #include "core/units.h"
 #include "net/channel_internal.h"
+#include "net/tcp_path.h"
 #include "net/tls_explain.h"
 #include "net/tls_socket.h"
 
@@ -122,16 +123,6 @@ static int buffers_new(struct channel *ch, const struct channel_options *o)
 	return ch->out.data && ch->in.data ? 0 : -ENOMEM;
 }
 
-static void socket_set_buffers(int fd, int bytes)
-{
-	/* The kernel may grant less: that costs speed only. */
-	if (bytes <= 0)
-		return;
-	if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) < 0 ||
-	    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)) < 0)
-		return;
-}
-
 static int channel_init(struct channel *ch, const struct channel_options *o, struct error *err)
 {
 	int r = tls_session_new(ch->tls, ch->server, &ch->ssl, err);
@@ -140,7 +131,7 @@ static int channel_init(struct channel *ch, const struct channel_options *o, str
 		return r;
 	if (buffers_new(ch, o) < 0 || tls_socket_attach(ch->ssl, ch->fd) < 0)
 		return error_set(err, -ENOMEM, "no memory for a connection");
-	socket_set_buffers(ch->fd, o->socket_buffer_bytes);
+	ch->socket_buffer_bytes = o->socket_buffer_bytes;
 	ch->priority = o->event_priority;
 	ch->handshake_timeout_us =
 	        o->handshake_timeout_us ? o->handshake_timeout_us : HANDSHAKE_TIMEOUT_US;
@@ -362,6 +353,7 @@ static bool handshake_finish(struct channel *ch, struct channel_guard *g)
 	}
 	event_del(&ch->timer);
 	address_format_peer(ch->fd, ch->peer);
+	tcp_path_fit(ch->fd, ch->socket_buffer_bytes);
 	ch->state = CHANNEL_READY;
 	ch->last_received_us = clock_monotonic_us();
 	if (ch->idle_timeout_us)

@@ -45,8 +45,8 @@ struct channel_options {
 	size_t low_water_bytes;        /* for on_drained */
 	uint64_t handshake_timeout_us; /* 0: 10 s */
 	uint64_t idle_timeout_us;      /* close when nothing arrives for so long; 0: never */
-	int socket_buffer_bytes;       /* SO_SNDBUF and SO_RCVBUF; 0: the kernel's choice */
-	int event_priority;            /* see loop_new() */
+	int socket_buffer_bytes; /* on a short path, see net/tcp_path.h; 0: the kernel's choice */
+	int event_priority;      /* see loop_new() */
 };
 
 /*

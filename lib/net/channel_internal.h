@@ -58,6 +58,7 @@ struct channel {
 	size_t reserved;
 	size_t write_budget; /* bytes that may still be written in this loop turn */
 	size_t low_water_bytes;
+	int socket_buffer_bytes;
 	struct event read_event;
 	struct event write_event;
 	struct event turn_event; /* "go on in the next loop turn" */
