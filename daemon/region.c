@@ -10,7 +10,11 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define UNIT_SHIFT_MAX 30 /* 1 GiB */
+/*
+ * 4 MiB: a unit is asked for by one PageRequest, and each that is on its way has a
+ * buffer. Huge pages of 1 GiB are refused here, before the guest depends on them.
+ */
+#define UNIT_SHIFT_MAX 22
 
 const char *region_backing_name(enum region_backing b)
 {
@@ -70,9 +74,11 @@ static int check_region(const struct region *r, uint32_t n_lanes, struct error *
 	if (r->name[0] == '\0')
 		return error_set(err, -EINVAL, "a region has an empty name");
 	if (r->unit_shift < WIRE_PAGE_SHIFT || r->unit_shift > UNIT_SHIFT_MAX)
-		return error_set(err, -EINVAL,
-		                 "region %s: page size must be a power of two from 4 KiB to 1 GiB",
-		                 r->name);
+		return error_set(
+		        err, -EINVAL,
+		        "region %s: its page size is 2^%u bytes, supported are powers of two "
+		        "from 4 KiB to 4 MiB: back it with huge pages of 2 MiB",
+		        r->name, r->unit_shift);
 	rc = check_alignment(r, err);
 	if (rc < 0)
 		return rc;

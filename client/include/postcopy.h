@@ -171,7 +171,7 @@ struct postcopy_region {
 	uint64_t length;
 	/*
 	 * Bytes, a power of two: 4096 for anonymous and memfd memory (also with
-	 * transparent huge pages), the huge page size for hugetlb.
+	 * transparent huge pages), the huge page size for hugetlb (at most 4 MiB).
 	 */
 	uint64_t page_size;
 	enum postcopy_backing backing;

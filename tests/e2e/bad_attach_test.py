@@ -164,6 +164,8 @@ def test_hand_made_attaches():
         ("same name", region() + region(gpa=1 << 30, hva=1 << 41), [uffd], 1, ["ram0"]),
         ("page size no power of two", region(page_size=12288, length=12288), [uffd], 1,
          ["page_size 12288"]),
+        ("page of 1 GiB", region(page_size=1 << 30, length=1 << 30), [uffd], 1,
+         ["ram0", "4 MiB"]),
         ("uffd index too high", region(uffd=7), [uffd], 1, ["ram0", "uffd"]),
         ("minor without a file", region(backing=2, mode=2), [uffd], 1, ["ram0"]),
         ("empty", region(length=0), [uffd], 1, ["length is 0"]),
