@@ -9,11 +9,11 @@
 #include "source/links.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 #include <utlist.h>
 
 #include "core/log.h"
+#include "core/thread.h"
 
 struct links {
 	struct loop *main_loop;
@@ -106,20 +106,15 @@ static void link_release(struct link *link)
 	export_link_left(e);
 }
 
-/* The thread takes no signals: they are the main loop's. */
 static int thread_start(struct link *link)
 {
-	sigset_t all, old;
+	int r;
 
 	/* Now, not when it was accepted: the one that it replaces may still end the round. */
 	link->round = export_round(link->export);
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	int r = pthread_create(&link->thread, NULL, link_thread, link);
-
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	r = thread_create_quiet(&link->thread, NULL, link_thread, link);
 	link->running = r == 0;
-	return -r;
+	return r;
 }
 
 static void start_or_release(struct link *link)

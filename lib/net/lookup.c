@@ -12,11 +12,11 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/thread.h"
 #include "net/address.h"
 
 /* getaddrinfo() keeps its packets on the stack; modules of nsswitch take more. */
@@ -60,11 +60,9 @@ static void *lookup_main(void *arg)
 	return NULL;
 }
 
-/* Detached, and it takes no signals: they are the main loop's. */
 static int thread_start(struct lookup *l)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
 	pthread_t thread;
 	int r = -pthread_attr_init(&attr);
 
@@ -72,10 +70,7 @@ static int thread_start(struct lookup *l)
 		return r;
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
-	r = -pthread_create(&thread, &attr, lookup_main, l);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	r = thread_create_quiet(&thread, &attr, lookup_main, l);
 	pthread_attr_destroy(&attr);
 	return r;
 }
