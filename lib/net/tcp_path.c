@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* Called by channel.c when a handshake is done. No state; what the kernel refuses is left. */
 #include "net/tcp_path.h"
 
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <sys/socket.h>
 
@@ -22,18 +22,18 @@ static uint64_t path_holds_bytes(int fd)
 	return (uint64_t)info.tcpi_min_rtt * PATH_BYTES_PER_US;
 }
 
-static bool set(int fd, int level, int option, int value)
+static void set(int fd, int level, int option, int value)
 {
-	return setsockopt(fd, level, option, &value, sizeof(value)) == 0;
+	(void)setsockopt(fd, level, option, &value, sizeof(value));
 }
 
 void tcp_path_fit(int fd, int bytes)
 {
 	if (bytes <= 0)
 		return;
-	(void)set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
+	set(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, bytes);
 	if (path_holds_bytes(fd) > (uint64_t)bytes)
 		return;
-	(void)set(fd, SOL_SOCKET, SO_SNDBUF, bytes);
-	(void)set(fd, SOL_SOCKET, SO_RCVBUF, bytes);
+	set(fd, SOL_SOCKET, SO_SNDBUF, bytes);
+	set(fd, SOL_SOCKET, SO_RCVBUF, bytes);
 }

@@ -8,6 +8,7 @@
 # Exit status: 0 if nothing failed, 77 if nothing could run (the last line says why).
 set -u
 cd "$(dirname "$0")/../.." || exit 1
+. scripts/common.sh
 
 # PART KERNEL SECONDS: when its machine is stopped; emulated, they are some ten times
 # slower than this one, and more when it is busy.
@@ -50,7 +51,7 @@ need() {
 	local tool
 	for tool in qemu-system-x86_64 busybox cpio; do
 		command -v $tool >/dev/null || skip_all "no $tool. As root:  apt-get install" \
-			"--no-install-recommends qemu-system-x86 qemu-system-common seabios busybox-static cpio"
+			"--no-install-recommends $PACKAGES_KERNEL"
 	done
 	[ -x build/release/tests/support/testguest ] ||
 		skip_all "no build/release: run ./check.sh build first"
