@@ -4,9 +4,9 @@
  * any source, and leaves nothing behind; answers come out of order and late;
  * the source is told the end; poison outlives the registration.
  */
-#include <dirent.h>
 
 #include "loop/daemon_lane_source.h"
+#include "support/proc_self.h"
 
 static void test_late_and_out_of_order(void **state)
 {
@@ -323,28 +323,16 @@ static void chaos_run(unsigned seed)
 	bed_end(b);
 }
 
-static size_t open_files(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	size_t n = 0;
-
-	must(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 static void test_free_at_any_moment(void **state)
 {
 	size_t before;
 
 	(void)state;
 	chaos_run(0);
-	before = open_files();
+	before = proc_self_n_fds();
 	for (unsigned seed = 1; seed <= 60; seed++)
 		chaos_run(seed * 7919);
-	assert_int_equal(open_files(), before);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static const struct CMUnitTest tests[] = {

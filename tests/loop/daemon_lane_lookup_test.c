@@ -6,7 +6,6 @@
  * The program has a network and an /etc of its own, whose one name server is
  * the test.
  */
-#include <dirent.h>
 #include <net/if.h>
 #include <semaphore.h>
 #include <sys/ioctl.h>
@@ -14,6 +13,7 @@
 #include <sys/stat.h>
 
 #include "loop/daemon_lane_source.h"
+#include "support/proc_self.h"
 
 #define DNS_PORT 53
 #define ANSWER_NXDOMAIN 3
@@ -129,26 +129,14 @@ static void server_end(struct server *s)
 	close(s->fd);
 }
 
-static unsigned n_threads(void)
-{
-	DIR *dir = opendir("/proc/self/task");
-	unsigned n = 0;
-
-	must(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 /* A detached thread has no other end that can be seen. */
-static void wait_threads(unsigned n)
+static void wait_threads(size_t n)
 {
 	uint64_t end_us = clock_monotonic_us() + DEADLINE_S * UINT64_C(1000000);
 
-	while (n_threads() > n && clock_monotonic_us() < end_us)
+	while (proc_self_n_threads() > n && clock_monotonic_us() < end_us)
 		sched_yield();
-	assert_int_equal(n_threads(), n);
+	assert_int_equal(proc_self_n_threads(), n);
 }
 
 /* The end of the lane comes before the end of the look-up, which then disturbs nobody. */
@@ -156,11 +144,11 @@ static void test_end_does_not_wait(void **state)
 {
 	struct bed *b = bed_start_small();
 	struct server server;
-	unsigned before;
+	size_t before;
 
 	(void)state;
 	server_start(&server);
-	before = n_threads();
+	before = proc_self_n_threads();
 	lane_connect(b->lanes[0], "silent.example:1");
 	sem_wait(&server.asked);
 	lane_free(TAKE_PTR(b->lanes[0]));
@@ -176,12 +164,12 @@ static void test_other_address_does_not_wait(void **state)
 {
 	struct bed *b = bed_start_small();
 	struct server server;
-	unsigned before;
+	size_t before;
 	struct links l;
 
 	(void)state;
 	server_start(&server);
-	before = n_threads();
+	before = proc_self_n_threads();
 	lane_connect(b->lanes[0], "silent.example:1");
 	sem_wait(&server.asked);
 	l = links_up(b, 0, false);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The status interface over its UNIX socket: every page, bad requests, promtool's opinion. */
 #include "daemon_fixture.h"
+#include "support/proc_self.h"
 
-#include <dirent.h>
 #include <jansson.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -161,18 +161,6 @@ static int setup_limited(void **state)
 	return fixture_setup_with(state, "[sockets]\nstatus_connections = 4\n");
 }
 
-static size_t open_files(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	size_t n = 0;
-
-	assert_non_null(dir);
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
-}
-
 /* One more question on a connection that stays open. */
 static void ask_on(int sock)
 {
@@ -227,7 +215,7 @@ static void test_limit(void **state)
 static void test_crowd(void **state)
 {
 	struct fixture *f = *state;
-	size_t before = open_files();
+	size_t before = proc_self_n_fds();
 	int socks[CROWD];
 
 	for (size_t i = 0; i < CROWD; i++) {
@@ -238,7 +226,7 @@ static void test_crowd(void **state)
 			(void)!send(socks[i], "GET / HTTP/1.1\r\nX: ", 19, MSG_NOSIGNAL);
 	}
 	free(request(f, "GET", "/healthz", 200));
-	assert_in_range(open_files(), before + CROWD, before + CROWD + LIMIT);
+	assert_in_range(proc_self_n_fds(), before + CROWD, before + CROWD + LIMIT);
 	start_migration(f, 1);
 	for (size_t i = 0; i < CROWD; i++)
 		close(socks[i]);

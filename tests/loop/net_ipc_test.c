@@ -10,7 +10,6 @@
 
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +20,7 @@
 #include <sys/un.h>
 
 #include "net/ipc.h"
+#include "support/proc_self.h"
 
 #define LIMIT 4096
 
@@ -73,17 +73,6 @@ static void on_closed(struct ipc_connection *c, const struct error *err, void *u
 	s->closed = true;
 	s->end = *err;
 	loop_stop(s->loop);
-}
-
-static unsigned fds_open(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	while (readdir(dir))
-		n++;
-	closedir(dir);
-	return n;
 }
 
 static struct server *server_new(void)
@@ -177,7 +166,7 @@ static void message_in_single_bytes(void **state)
 /* Two messages in the socket at once: the descriptors belong to the second. */
 static void descriptors_come_with_their_message(void **state)
 {
-	unsigned before = fds_open();
+	size_t before = proc_self_n_fds();
 	struct server *s = server_new();
 	int fds[FDPASS_FDS_MAX];
 
@@ -201,7 +190,7 @@ static void descriptors_come_with_their_message(void **state)
 	run(s);
 	assert_int_equal(s->n_fds, 2);
 	server_free(s);
-	assert_int_equal(fds_open(), before);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static void send_raw(int fd, const void *buf, size_t len, const int *fds, size_t n_fds)
@@ -226,7 +215,7 @@ static void send_raw(int fd, const void *buf, size_t len, const int *fds, size_t
 
 static void too_many_descriptors_end_it(void **state)
 {
-	unsigned before = fds_open();
+	size_t before = proc_self_n_fds();
 	struct server *s = server_new();
 	uint8_t message[] = {1, 0, 0, 0, 'x'};
 	int fds[100] = {0};
@@ -239,12 +228,12 @@ static void too_many_descriptors_end_it(void **state)
 	assert_contains(s->end.text, "more than 64 descriptors");
 	assert_int_equal(s->n_messages, 0);
 	server_free(s);
-	assert_int_equal(fds_open(), before);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static void descriptors_in_the_middle_end_it(void **state)
 {
-	unsigned before = fds_open();
+	size_t before = proc_self_n_fds();
 	struct server *s = server_new();
 	uint8_t message[] = {2, 0, 0, 0, 'x', 'y'};
 	int fd = 0;
@@ -257,7 +246,7 @@ static void descriptors_in_the_middle_end_it(void **state)
 	assert_int_equal(s->end.code, -EBADMSG);
 	assert_contains(s->end.text, "middle of a message");
 	server_free(s);
-	assert_int_equal(fds_open(), before);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static void oversize_ends_it(void **state)
@@ -371,7 +360,7 @@ static void slow_reader_is_bounded(void **state)
 
 static void free_within_on_message_is_safe(void **state)
 {
-	unsigned before = fds_open();
+	size_t before = proc_self_n_fds();
 	struct server *s = server_new();
 	int fds[2] = {0, 0};
 
@@ -383,7 +372,7 @@ static void free_within_on_message_is_safe(void **state)
 	assert_int_equal(s->n_messages, 1);
 	assert_false(s->closed);
 	server_free(s);
-	assert_int_equal(fds_open(), before);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static void peer_is_known(void **state)

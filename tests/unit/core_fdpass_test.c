@@ -14,8 +14,8 @@
 #include "core/clock.h"
 #include "core/fdpass.h"
 #include "core/uffd_open.h"
+#include "support/proc_self.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -35,22 +35,10 @@ static int pair[2];
 static size_t fds_before;
 static char dir[] = "/tmp/core_fdpass_test.XXXXXX";
 
-static size_t open_fds(void)
-{
-	DIR *d = opendir("/proc/self/fd");
-	size_t n = 0;
-
-	assert_non_null(d);
-	while (readdir(d))
-		n++;
-	closedir(d);
-	return n;
-}
-
 static int make_pair(void **state)
 {
 	(void)state;
-	fds_before = open_fds();
+	fds_before = proc_self_n_fds();
 	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair);
 }
 
@@ -59,7 +47,7 @@ static int check_no_leak(void **state)
 	(void)state;
 	close_fd(&pair[0]);
 	close_fd(&pair[1]);
-	return open_fds() == fds_before ? 0 : -1;
+	return proc_self_n_fds() == fds_before ? 0 : -1;
 }
 
 static int memfd_with(const char *text)
