@@ -8,12 +8,9 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const char usage_text[] =
         "usage: testguest source|destination --id UUID --token-file FILE --region "
@@ -39,33 +36,6 @@ static const char usage_text[] =
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
         "  --any-poison        any page may be lost; none may be wrong\n";
-
-void guest_event(const char *name, const char *fmt, ...)
-{
-	char line[1024];
-	int n = snprintf(line, sizeof(line), "%s ", name);
-	va_list ap;
-
-	va_start(ap, fmt);
-	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
-	va_end(ap);
-	if (n > (int)sizeof(line) - 2)
-		n = (int)sizeof(line) - 2;
-	line[n++] = '\n';
-	/* One write a line: threads and the driver's reader see whole lines. */
-	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
-		_exit(GUEST_USAGE);
-}
-
-static void on_alarm(int sig)
-{
-	static const char text[] = "timeout 1\n";
-
-	(void)sig;
-	if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0)
-		_exit(GUEST_USAGE);
-	_exit(GUEST_TIMEOUT);
-}
 
 enum guest_option {
 	OPT_ID = 256,
@@ -114,31 +84,17 @@ static const struct option options[] = {
         {NULL, 0, NULL, 0},
 };
 
-/* The secret in hexadecimal, as `postcopyctl token` writes it. */
-static int take_token(struct guest *g, const char *path)
-{
-	FILE *file = fopen(path, "re");
-	unsigned byte;
-
-	if (!file)
-		return -errno;
-	while (g->token_len < sizeof(g->token) && fscanf(file, "%2x", &byte) == 1)
-		g->token[g->token_len++] = (uint8_t)byte;
-	fclose(file);
-	return g->token_len ? 0 : -EINVAL;
-}
-
 static int take_option(struct guest *g, int option, const char *value)
 {
 	switch (option) {
 	case OPT_ID:
-		return postcopy_uuid_parse(value, g->migration_id);
+		return postcopy_uuid_parse(value, g->driven.migration_id);
 	case OPT_TOKEN_FILE:
-		return take_token(g, value);
+		return driven_token_read(&g->driven, value);
 	case OPT_REGION:
 		return guest_region_parse(g, value);
 	case OPT_SOCKET:
-		return g->socket_path = value, 0;
+		return g->driven.socket_path = value, 0;
 	case OPT_SEED:
 		return g->seed = strtoull(value, NULL, 0), 0;
 	case OPT_POISON:
@@ -148,7 +104,7 @@ static int take_option(struct guest *g, int option, const char *value)
 	case OPT_TIMEOUT:
 		return g->timeout_s = (unsigned)strtoul(value, NULL, 0), 0;
 	case OPT_PEER_IDENTITY:
-		return g->peer_identity = value, 0;
+		return g->driven.peer_identity = value, 0;
 	case OPT_READ_POISON:
 		return g->read_poison = true, 0;
 	case OPT_HWPOISON:
@@ -191,7 +147,7 @@ static int parse_command_line(struct guest *g, int argc, char **argv)
 			return -1;
 		}
 	}
-	return optind == argc && g->n_regions && g->token_len ? 0 : -1;
+	return optind == argc && g->n_regions && g->driven.token_len ? 0 : -1;
 }
 
 static int make_plan(struct guest *g)
@@ -212,8 +168,7 @@ int main(int argc, char **argv)
 		fputs(usage_text, stderr);
 		return GUEST_USAGE;
 	}
-	signal(SIGALRM, on_alarm);
-	alarm(g.timeout_s);
+	driven_time_limit(g.timeout_s);
 	if (make_plan(&g) < 0)
 		return GUEST_USAGE;
 	status = guest_regions_map(&g);

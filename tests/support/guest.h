@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "postcopy.h"
+#include "support/driven.h"
 #include "support/pattern.h"
 #include "support/poison_plan.h"
 
@@ -20,8 +21,8 @@
 enum guest_exit {
 	GUEST_OK = 0,
 	GUEST_WRONG = 1, /* memory is not what it must be */
-	GUEST_USAGE = 2,
-	GUEST_TIMEOUT = 3,
+	GUEST_USAGE = DRIVEN_USAGE,
+	GUEST_TIMEOUT = DRIVEN_TIMEOUT,
 	GUEST_STATE =
 	        4, /* the migration or export ended in another state than completed, released */
 	GUEST_REFUSED = 5, /* attach, export or freeze was refused; the text is on stderr */
@@ -54,11 +55,7 @@ struct guest {
 	uint64_t seed;
 	size_t n_poison;
 	size_t n_late;
-	uint8_t migration_id[16];
-	uint8_t token[POSTCOPY_TOKEN_MAX];
-	size_t token_len;
-	const char *socket_path;
-	const char *peer_identity;
+	struct driven driven;
 	unsigned timeout_s;
 	bool by_process;      /* source: export memfds as process memory, too */
 	bool read_poison;     /* source: some poison is not reported but found by the agent */
@@ -76,9 +73,6 @@ struct guest {
 	struct poison_plan *plan;
 	struct postcopy *handle;
 };
-
-/* One line "name value" on stdout, at once. */
-void guest_event(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* guest_region.c */
 int guest_region_parse(struct guest *g, const char *spec);

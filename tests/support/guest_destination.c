@@ -70,25 +70,12 @@ static int open_uffds(const struct guest *g, int *ret_uffds)
 static int attach(struct guest *g, const int *uffds)
 {
 	struct postcopy_region regions[GUEST_REGIONS_MAX];
-	struct postcopy_attach_params params = {
-	        .socket_path = g->socket_path,
-	        .token = g->token,
-	        .token_len = g->token_len,
-	        .uffds = uffds,
-	        .n_uffds = g->n_uffds,
-	        .regions = regions,
-	        .n_regions = g->n_regions,
-	};
-	char text[384] = "";
 	int ret;
 
 	guest_regions_describe(g, regions);
-	memcpy(params.migration_id, g->migration_id, sizeof(params.migration_id));
-	ret = postcopy_attach(&params, &g->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testguest: attach: %s: %s\n", strerror(-ret), text);
-	else
-		guest_event("attached", "%llu", (unsigned long long)g->n_pages);
+	ret = driven_attach(&g->driven, regions, g->n_regions, uffds, g->n_uffds, &g->handle);
+	if (ret == 0)
+		driven_event("attached", "%llu", (unsigned long long)g->n_pages);
 	return ret;
 }
 
@@ -97,7 +84,7 @@ static int report_state(struct guest *g)
 	struct postcopy_status status;
 
 	postcopy_get_status(g->handle, &status);
-	guest_event("state", "%s %s", status.name, status.text);
+	driven_event("state", "%s %s", status.name, status.text);
 	return GUEST_STATE;
 }
 
@@ -106,7 +93,7 @@ static int wait_for(struct guest *g, enum postcopy_state state)
 	int ret = postcopy_wait(g->handle, POSTCOPY_STATE_BIT(state), -1);
 
 	if (ret == 0)
-		return guest_event("state", "%s", postcopy_strstate(state)), 0;
+		return driven_event("state", "%s", postcopy_strstate(state)), 0;
 	return report_state(g);
 }
 
@@ -128,7 +115,7 @@ static int wait_for_touch(struct guest *g, struct guest_touch *touch)
 		if (ret == 0)
 			return report_state(g);
 		if (ret == -ECONNRESET && !gone) {
-			guest_event("gone", "%s", strerror(-ret));
+			driven_event("gone", "%s", strerror(-ret));
 			gone = true;
 		}
 	}
@@ -146,7 +133,7 @@ static int run_threads(struct guest *g, struct guest_touch *touch)
 		return GUEST_USAGE;
 	ret = wait_for_touch(g, touch);
 	if (ret == 0)
-		guest_event("touch-ms", "%llu", (unsigned long long)(now_ms() - started));
+		driven_event("touch-ms", "%llu", (unsigned long long)(now_ms() - started));
 	return ret;
 }
 
@@ -174,6 +161,6 @@ int guest_destination_run(struct guest *g)
 		return GUEST_STATE;
 	status = guest_touch_verify(touch) ? GUEST_WRONG : GUEST_OK;
 	guest_touch_free(touch);
-	guest_event("exit", "%d", status);
+	driven_event("exit", "%d", status);
 	return status;
 }

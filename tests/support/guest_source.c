@@ -137,7 +137,7 @@ static int report_initial(struct guest *g)
 	if (ret < 0)
 		fprintf(stderr, "testguest: report: %s: %s\n", strerror(-ret), text);
 	else
-		guest_event("reported", "%zu", n);
+		driven_event("reported", "%zu", n);
 	return ret;
 }
 
@@ -149,10 +149,10 @@ static void report_late(struct guest *g)
 		int ret = postcopy_report_poison(g->handle, &range, 1, text, sizeof(text));
 
 		if (ret < 0)
-			guest_event("late-error", "%s: %s", strerror(-ret), text);
+			driven_event("late-error", "%s: %s", strerror(-ret), text);
 		else
-			guest_event("late-reported", "%#llx",
-			            (unsigned long long)range.guest_physical_address);
+			driven_event("late-reported", "%#llx",
+			             (unsigned long long)range.guest_physical_address);
 	}
 }
 
@@ -168,22 +168,19 @@ static int fail_memory(const struct guest *g)
 	(void)signal(SIGBUS, on_injected);
 	for (size_t i = 0; i < g->plan->n_initial; i++) {
 		const struct poison_page *p = &g->plan->pages[i];
-		uint8_t *address = g->regions[p->region].address + p->page * PATTERN_PAGE;
+		int ret = driven_page_fail(g->regions[p->region].address + p->page * PATTERN_PAGE);
 
-		/* EFAULT, later EHWPOISON: in a huge page that has failed already. */
-		if (madvise(address, PATTERN_PAGE, MADV_HWPOISON) < 0 && errno != EFAULT &&
-		    errno != EHWPOISON) {
-			fprintf(stderr, "testguest: MADV_HWPOISON: %s\n", strerror(errno));
-			return -errno;
+		if (ret < 0) {
+			fprintf(stderr, "testguest: MADV_HWPOISON: %s\n", strerror(-ret));
+			return ret;
 		}
 	}
-	guest_event("hwpoisoned", "%zu", g->plan->n_initial);
+	driven_event("hwpoisoned", "%zu", g->plan->n_initial);
 	return 0;
 }
 
 static int freeze(struct guest *g)
 {
-	char text[384] = "";
 	int ret;
 
 	for (uint64_t page = 0; page < g->n_pages; page++)
@@ -191,11 +188,9 @@ static int freeze(struct guest *g)
 			fill_page(g, page, true);
 	if (g->hwpoison && (ret = fail_memory(g)) < 0)
 		return ret;
-	ret = postcopy_freeze(g->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testguest: freeze: %s: %s\n", strerror(-ret), text);
-	else
-		guest_event("frozen", "1");
+	ret = driven_freeze(g->handle);
+	if (ret == 0)
+		driven_event("frozen", "1");
 	return ret;
 }
 
@@ -204,7 +199,7 @@ static int withdraw(struct guest *g, int force)
 	char text[384] = "";
 	int ret = postcopy_withdraw(g->handle, force, text, sizeof(text));
 
-	guest_event("withdraw", "%s: %s", ret < 0 ? strerror(-ret) : "done", text);
+	driven_event("withdraw", "%s: %s", ret < 0 ? strerror(-ret) : "done", text);
 	return 0;
 }
 
@@ -250,13 +245,13 @@ static int show_state(struct guest *g, int *ret_status)
 	int ret = postcopy_process(g->handle);
 
 	if (ret < 0) {
-		guest_event("gone", "%s", strerror(-ret));
+		driven_event("gone", "%s", strerror(-ret));
 		*ret_status = GUEST_STATE;
 		return 1;
 	}
 	postcopy_get_status(g->handle, &status);
 	if (ret > 0)
-		guest_event("state", "%s %s", status.name, status.text);
+		driven_event("state", "%s %s", status.name, status.text);
 	if (!status.final)
 		return 0;
 	*ret_status = status.state == POSTCOPY_STATE_RELEASED ? GUEST_OK : GUEST_STATE;
@@ -287,24 +282,12 @@ static int serve(struct guest *g)
 static int export(struct guest *g)
 {
 	struct postcopy_region regions[GUEST_REGIONS_MAX];
-	struct postcopy_export_params params = {
-	        .socket_path = g->socket_path,
-	        .token = g->token,
-	        .token_len = g->token_len,
-	        .peer_identity = g->peer_identity,
-	        .regions = regions,
-	        .n_regions = g->n_regions,
-	};
-	char text[384] = "";
 	int ret;
 
 	guest_regions_describe(g, regions);
-	memcpy(params.migration_id, g->migration_id, sizeof(params.migration_id));
-	ret = postcopy_export(&params, &g->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testguest: export: %s: %s\n", strerror(-ret), text);
-	else
-		guest_event("exported", "%llu", (unsigned long long)g->n_pages);
+	ret = driven_export(&g->driven, regions, g->n_regions, &g->handle);
+	if (ret == 0)
+		driven_event("exported", "%llu", (unsigned long long)g->n_pages);
 	return ret;
 }
 
@@ -322,6 +305,6 @@ int guest_source_run(struct guest *g)
 		return GUEST_REFUSED;
 	status = serve(g);
 	postcopy_close(g->handle, POSTCOPY_CLOSE_FORCE);
-	guest_event("exit", "%d", status);
+	driven_event("exit", "%d", status);
 	return status;
 }

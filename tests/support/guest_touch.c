@@ -99,8 +99,8 @@ static void complain(struct guest_touch *t, uint64_t page, const char *what)
 	struct pattern_page pp = guest_pattern_page(t->guest, page);
 
 	if (atomic_fetch_add(&t->printed, 1) < PRINT_MAX)
-		guest_event("wrong-page", "%s offset %#llx: %s", t->guest->regions[pp.region].name,
-		            (unsigned long long)pp.page * PATTERN_PAGE, what);
+		driven_event("wrong-page", "%s offset %#llx: %s", t->guest->regions[pp.region].name,
+		             (unsigned long long)pp.page * PATTERN_PAGE, what);
 }
 
 static void touch_page(struct guest_touch *t, const struct toucher *self, uint64_t page)
@@ -127,10 +127,10 @@ static void await_go(struct guest_touch *t)
 {
 	char word[64];
 
-	guest_event("paused", "%llu",
-	            (unsigned long long)(t->guest->pause_after * t->guest->threads));
+	driven_event("paused", "%llu",
+	             (unsigned long long)(t->guest->pause_after * t->guest->threads));
 	if (read(STDIN_FILENO, word, sizeof(word)) < 0)
-		guest_event("stdin", "%s", strerror(errno));
+		driven_event("stdin", "%s", strerror(errno));
 	pthread_mutex_lock(&t->lock);
 	t->go = true;
 	pthread_cond_broadcast(&t->changed);
@@ -236,7 +236,7 @@ int guest_touch_start(struct guest_touch *t)
 			return -ret;
 		pthread_detach(t->touchers[i].thread);
 	}
-	guest_event("touching", "%u", t->guest->threads);
+	driven_event("touching", "%u", t->guest->threads);
 	return 0;
 }
 
@@ -292,8 +292,8 @@ static void check_page(struct guest_touch *t, uint64_t page, struct findings *f)
 	f->off += wrong != NULL;
 	if (now == FOUND_LOST) {
 		note_sigbus(t);
-		guest_event("lost-page", "%s %llu", g->regions[pp.region].name,
-		            (unsigned long long)pp.page * PATTERN_PAGE);
+		driven_event("lost-page", "%s %llu", g->regions[pp.region].name,
+		             (unsigned long long)pp.page * PATTERN_PAGE);
 	}
 	if (wrong)
 		complain(t, page, wrong);
@@ -305,17 +305,17 @@ uint64_t guest_touch_verify(struct guest_touch *t)
 
 	for (uint64_t page = 0; page < t->guest->n_pages; page++)
 		check_page(t, page, &f);
-	guest_event("pages", "%llu", (unsigned long long)t->guest->n_pages);
-	guest_event("healthy", "%llu", (unsigned long long)f.healthy);
-	guest_event("lost", "%llu", (unsigned long long)f.lost);
-	guest_event("lost-late", "%llu", (unsigned long long)f.late_lost);
-	guest_event("off", "%llu", (unsigned long long)f.off);
-	guest_event("sigbus-mceerr-ar", "%llu",
-	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_MCEERR_AR]));
-	guest_event("sigbus-adrerr", "%llu",
-	            (unsigned long long)atomic_load(&t->sigbus_code[BUS_ADRERR]));
+	driven_event("pages", "%llu", (unsigned long long)t->guest->n_pages);
+	driven_event("healthy", "%llu", (unsigned long long)f.healthy);
+	driven_event("lost", "%llu", (unsigned long long)f.lost);
+	driven_event("lost-late", "%llu", (unsigned long long)f.late_lost);
+	driven_event("off", "%llu", (unsigned long long)f.off);
+	driven_event("sigbus-mceerr-ar", "%llu",
+	             (unsigned long long)atomic_load(&t->sigbus_code[BUS_MCEERR_AR]));
+	driven_event("sigbus-adrerr", "%llu",
+	             (unsigned long long)atomic_load(&t->sigbus_code[BUS_ADRERR]));
 	for (unsigned lsb = 0; lsb < 64; lsb++)
 		if (atomic_load(&t->sigbus_lsb) >> lsb & 1)
-			guest_event("sigbus-lsb", "%u", lsb);
+			driven_event("sigbus-lsb", "%u", lsb);
 	return f.off;
 }

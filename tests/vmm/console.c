@@ -34,7 +34,7 @@ static void line_keep(struct console *c)
 		abort();
 	c->lines = lines;
 	c->lines[c->n_lines++] = copy;
-	vmm_event("console", "%s", copy);
+	driven_event("console", "%s", copy);
 	c->line[0] = '\0';
 }
 

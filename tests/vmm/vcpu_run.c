@@ -85,7 +85,7 @@ static int port_access(struct vcpu_thread *t)
 	if (out) {
 		memcpy(&value, data, sizeof(value));
 		t->n_walks++;
-		vmm_event("walked", "%u %u", t->vcpu->index, value);
+		driven_event("walked", "%u %u", t->vcpu->index, value);
 	} else {
 		value = walk_again(t);
 		memcpy(data, &value, sizeof(value));
@@ -97,7 +97,7 @@ static enum vcpu_end die(const struct vcpu_thread *t, const char *what, unsigned
 {
 	fprintf(stderr, "testvmm: vCPU %u: %s (%#llx) at rip %#llx\n", t->vcpu->index, what, detail,
 	        kvm_vcpu_rip(t->vcpu));
-	vmm_event("vcpu-died", "%u %s", t->vcpu->index, what);
+	driven_event("vcpu-died", "%u %s", t->vcpu->index, what);
 	/* Was it the migration? */
 	fprintf(stderr, "testvmm: %zu bytes of the guest's code are not as they were\n",
 	        vmm_memory_guest_damage(&t->run->vmm->memory));
@@ -112,7 +112,7 @@ static void lost_page_tell(struct vmm *v, uint64_t gpa)
 	char text[384] = "";
 
 	if (!v->destination && postcopy_report_poison(v->handle, &range, 1, text, sizeof(text)) < 0)
-		vmm_event("report-error", "%#llx %s", (unsigned long long)gpa, text);
+		driven_event("report-error", "%#llx %s", (unsigned long long)gpa, text);
 }
 
 static enum vcpu_end gpa_lost(struct vcpu_thread *t, uint64_t gpa, int code, int lsb)
@@ -120,9 +120,9 @@ static enum vcpu_end gpa_lost(struct vcpu_thread *t, uint64_t gpa, int code, int
 	struct vmm *v = t->run->vmm;
 
 	if (++t->n_machine_checks <= LOST_SHOWN_MAX)
-		vmm_event("lost", "%u:%llu %#llx code %d lsb %d", t->vcpu->index,
-		          (unsigned long long)t->n_machine_checks, (unsigned long long)gpa, code,
-		          lsb);
+		driven_event("lost", "%u:%llu %#llx code %d lsb %d", t->vcpu->index,
+		             (unsigned long long)t->n_machine_checks, (unsigned long long)gpa, code,
+		             lsb);
 	if (v->sabotage == SABOTAGE_NO_INJECTION)
 		return VCPU_RUNNING;
 	if (v->sabotage == SABOTAGE_WRONG_ADDRESS)

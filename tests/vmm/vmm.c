@@ -7,8 +7,6 @@
 
 #include <errno.h>
 #include <getopt.h>
-#include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,33 +28,6 @@ static const char usage_text[] =
         "                      (destination), changed-page, zero-page (source)\n"
         "source, which takes \"fail\", \"stop\" and \"late\" on stdin:\n"
         "  --peer-identity SAN of the destination's certificate\n";
-
-void vmm_event(const char *name, const char *fmt, ...)
-{
-	char line[1024];
-	int n = snprintf(line, sizeof(line), "%s ", name);
-	va_list ap;
-
-	va_start(ap, fmt);
-	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
-	va_end(ap);
-	if (n > (int)sizeof(line) - 2)
-		n = (int)sizeof(line) - 2;
-	line[n++] = '\n';
-	/* One write a line: the vCPUs' threads speak, too. */
-	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
-		_exit(VMM_USAGE);
-}
-
-static void on_alarm(int sig)
-{
-	static const char text[] = "timeout 1\n";
-
-	(void)sig;
-	if (write(STDOUT_FILENO, text, sizeof(text) - 1) < 0)
-		_exit(VMM_USAGE);
-	_exit(VMM_TIMEOUT);
-}
 
 enum vmm_option {
 	OPT_ID = 256,
@@ -91,20 +62,6 @@ static const struct option options[] = {
         {NULL, 0, NULL, 0},
 };
 
-/* The secret in hexadecimal, as `postcopyctl token` writes it. */
-static int take_token(struct vmm *v, const char *path)
-{
-	FILE *file = fopen(path, "re");
-	unsigned byte;
-
-	if (!file)
-		return -errno;
-	while (v->token_len < sizeof(v->token) && fscanf(file, "%2x", &byte) == 1)
-		v->token[v->token_len++] = (uint8_t)byte;
-	fclose(file);
-	return v->token_len ? 0 : -EINVAL;
-}
-
 static int take_sabotage(struct vmm *v, const char *value)
 {
 	static const char *const names[] = {
@@ -125,15 +82,15 @@ static int take_option(struct vmm *v, int option, const char *value)
 {
 	switch (option) {
 	case OPT_ID:
-		return postcopy_uuid_parse(value, v->migration_id);
+		return postcopy_uuid_parse(value, v->driven.migration_id);
 	case OPT_TOKEN_FILE:
-		return take_token(v, value);
+		return driven_token_read(&v->driven, value);
 	case OPT_MEMORY:
 		return vmm_memory_parse(&v->memory, value);
 	case OPT_STATE:
 		return v->state_path = value, 0;
 	case OPT_SOCKET:
-		return v->socket_path = value, 0;
+		return v->driven.socket_path = value, 0;
 	case OPT_VCPUS:
 		v->n_vcpus = (unsigned)strtoul(value, NULL, 0);
 		return v->n_vcpus && v->n_vcpus <= GUEST_VCPUS_MAX ? 0 : -EINVAL;
@@ -150,7 +107,7 @@ static int take_option(struct vmm *v, int option, const char *value)
 	case OPT_SABOTAGE:
 		return take_sabotage(v, value);
 	case OPT_PEER_IDENTITY:
-		return v->peer_identity = value, 0;
+		return v->driven.peer_identity = value, 0;
 	default:
 		return -EINVAL;
 	}
@@ -170,7 +127,8 @@ static int parse_command_line(struct vmm *v, int argc, char **argv)
 			return -EINVAL;
 		}
 	}
-	return optind == argc && v->memory.length && v->token_len && v->state_path ? 0 : -EINVAL;
+	return optind == argc && v->memory.length && v->driven.token_len && v->state_path ? 0
+	                                                                                  : -EINVAL;
 }
 
 static int set_up(struct vmm *v)
@@ -205,8 +163,7 @@ int main(int argc, char **argv)
 		fputs(usage_text, stderr);
 		return VMM_USAGE;
 	}
-	signal(SIGALRM, on_alarm);
-	alarm(v.timeout_s);
+	driven_time_limit(v.timeout_s);
 	status = set_up(&v);
 	if (status == VMM_OK)
 		status = v.destination ? vmm_destination_run(&v) : vmm_source_run(&v);

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "postcopy.h"
+#include "support/driven.h"
 #include "support/poison_plan.h"
 #include "vmm/console.h"
 #include "vmm/guest_abi.h"
@@ -21,8 +22,8 @@
 enum vmm_exit {
 	VMM_OK = 0,
 	VMM_WRONG = 1, /* the guest found, or did, something else than it must */
-	VMM_USAGE = 2,
-	VMM_TIMEOUT = 3,
+	VMM_USAGE = DRIVEN_USAGE,
+	VMM_TIMEOUT = DRIVEN_TIMEOUT,
 	VMM_STATE = 4,   /* the migration or export did not end well */
 	VMM_REFUSED = 5, /* attach, export, freeze or KVM refused; the text is on stderr */
 	VMM_SKIP = 77,   /* this machine cannot do it; "SKIP: reason" is on stderr */
@@ -61,11 +62,7 @@ struct vmm {
 	size_t n_running; /* of these: lost while the guest still runs on the source */
 	size_t n_late;    /* lost while the destination already runs */
 	enum vmm_sabotage sabotage;
-	uint8_t migration_id[16];
-	uint8_t token[POSTCOPY_TOKEN_MAX];
-	size_t token_len;
-	const char *socket_path;
-	const char *peer_identity;
+	struct driven driven;
 	const char *state_path;
 	unsigned timeout_s;
 
@@ -75,9 +72,6 @@ struct vmm {
 	struct vcpu_run *vcpus;
 	struct postcopy *handle;
 };
-
-/* One line "name value" on stdout, at once. */
-void vmm_event(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* vmm_memory.c */
 int vmm_memory_parse(struct vmm_memory *m, const char *spec); /* KIND:MIB */

@@ -19,24 +19,10 @@
 static int attach(struct vmm *v, int uffd)
 {
 	struct postcopy_region region = vmm_memory_region(&v->memory);
-	struct postcopy_attach_params params = {
-	        .socket_path = v->socket_path,
-	        .token = v->token,
-	        .token_len = v->token_len,
-	        .uffds = &uffd,
-	        .n_uffds = 1,
-	        .regions = &region,
-	        .n_regions = 1,
-	};
-	char text[384] = "";
-	int ret;
+	int ret = driven_attach(&v->driven, &region, 1, &uffd, 1, &v->handle);
 
-	memcpy(params.migration_id, v->migration_id, sizeof(params.migration_id));
-	ret = postcopy_attach(&params, &v->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testvmm: attach: %s: %s\n", strerror(-ret), text);
-	else
-		vmm_event("attached", "%llu", (unsigned long long)v->memory.length);
+	if (ret == 0)
+		driven_event("attached", "%llu", (unsigned long long)v->memory.length);
 	return ret;
 }
 
@@ -47,8 +33,8 @@ static int state_read(struct vmm *v, FILE *file)
 	for (unsigned i = 0; i < v->machine->n_vcpus && ret == 0; i++) {
 		ret = kvm_vcpu_load(&v->machine->vcpus[i], file);
 		if (ret == 0)
-			vmm_event("loaded", "vCPU %u rip %#llx", i,
-			          kvm_vcpu_rip(&v->machine->vcpus[i]));
+			driven_event("loaded", "vCPU %u rip %#llx", i,
+			             kvm_vcpu_rip(&v->machine->vcpus[i]));
 	}
 	if (ret == 0 && fread(v->console.line, sizeof(v->console.line), 1, file) != 1)
 		ret = -EIO;
@@ -73,7 +59,7 @@ static int report_state(struct vmm *v)
 	struct postcopy_status status;
 
 	postcopy_get_status(v->handle, &status);
-	vmm_event("state", "%s %s", status.name, status.text);
+	driven_event("state", "%s %s", status.name, status.text);
 	return status.state == POSTCOPY_STATE_COMPLETED ? VMM_OK : VMM_STATE;
 }
 
@@ -96,8 +82,9 @@ static int wait_for_guest(struct vmm *v)
 		if (poll(fds, 2, -1) < 0 && errno != EINTR)
 			return VMM_USAGE;
 	}
-	vmm_event("guest-ended", "%s", postcopy_strstate(postcopy_get_state(v->handle)));
-	vmm_event("machine-checks", "%llu", (unsigned long long)vcpu_run_machine_checks(v->vcpus));
+	driven_event("guest-ended", "%s", postcopy_strstate(postcopy_get_state(v->handle)));
+	driven_event("machine-checks", "%llu",
+	             (unsigned long long)vcpu_run_machine_checks(v->vcpus));
 	return vcpu_run_all_halted(v->vcpus) ? VMM_OK : VMM_WRONG;
 }
 
@@ -107,7 +94,7 @@ static int run(struct vmm *v)
 
 	if (state_load(v) < 0 || vcpu_run_start(v->vcpus) < 0)
 		return VMM_REFUSED;
-	vmm_event("running", "%u", v->n_vcpus);
+	driven_event("running", "%u", v->n_vcpus);
 	status = wait_for_guest(v);
 	if (status != VMM_OK)
 		return status;
@@ -136,6 +123,6 @@ int vmm_destination_run(struct vmm *v)
 		postcopy_close(v->handle, POSTCOPY_CLOSE_FORCE);
 		close(uffd);
 	}
-	vmm_event("exit", "%d", status);
+	driven_event("exit", "%d", status);
 	return status;
 }

@@ -100,11 +100,7 @@ struct poison_region vmm_memory_poison(const struct vmm_memory *m)
 
 int vmm_memory_fail(const struct vmm_memory *m, uint64_t page)
 {
-	/* EFAULT, later EHWPOISON: in a huge page that has failed already. */
-	if (madvise(m->address + vmm_page_gpa(page), GUEST_PAGE, MADV_HWPOISON) < 0 &&
-	    errno != EFAULT && errno != EHWPOISON)
-		return -errno;
-	return 0;
+	return driven_page_fail(m->address + vmm_page_gpa(page));
 }
 
 int vmm_memory_load_guest(const struct vmm_memory *m, unsigned n_vcpus, uint64_t seed)

@@ -35,12 +35,12 @@ static size_t report_read(const struct vmm *v, unsigned *ret_counts, struct summ
 			continue;
 		page = (gpa - GUEST_WALK_START) / GUEST_PAGE;
 		if (gpa % GUEST_PAGE || page >= vmm_memory_walk_pages(&v->memory)) {
-			vmm_event("differs", "%s", line);
+			driven_event("differs", "%s", line);
 			n_off++;
 			continue;
 		}
 		ret_counts[page] = count;
-		vmm_event("lost-page", "ram0 %llu", gpa);
+		driven_event("lost-page", "ram0 %llu", gpa);
 	}
 	return n_off;
 }
@@ -70,8 +70,8 @@ static size_t pages_check(const struct vmm *v, const unsigned *counts, unsigned 
 		if (!wrong)
 			continue;
 		n_off++;
-		vmm_event("differs", "page %#llx %s", (unsigned long long)vmm_page_gpa(page),
-		          wrong);
+		driven_event("differs", "page %#llx %s", (unsigned long long)vmm_page_gpa(page),
+		             wrong);
 	}
 	return n_off;
 }
@@ -80,7 +80,7 @@ static size_t expect_number(const char *what, unsigned long long got, unsigned l
 {
 	if (got == expected)
 		return 0;
-	vmm_event("differs", "%s: %llu instead of %llu", what, got, expected);
+	driven_event("differs", "%s: %llu instead of %llu", what, got, expected);
 	return 1;
 }
 
@@ -103,11 +103,11 @@ size_t vmm_report_check(const struct vmm *v)
 	n_off += expect_number("right pages", s.right, n_pages - lost);
 	for (uint64_t page = 0; page < n_pages; page++)
 		taken += counts[page];
-	vmm_event("taken", "%llu", taken);
-	vmm_event("pages", "%llu", (unsigned long long)n_pages);
-	vmm_event("healthy", "%u", s.right);
-	vmm_event("lost-pages", "%u", lost);
-	vmm_event("off", "%zu", n_off);
+	driven_event("taken", "%llu", taken);
+	driven_event("pages", "%llu", (unsigned long long)n_pages);
+	driven_event("healthy", "%u", s.right);
+	driven_event("lost-pages", "%u", lost);
+	driven_event("off", "%zu", n_off);
 	free(counts);
 	return n_off;
 }

@@ -27,7 +27,7 @@ static int pages_fail(const struct vmm *v, const char *event, size_t first, size
 			return ret;
 		}
 	}
-	vmm_event(event, "%zu", end - first);
+	driven_event(event, "%zu", end - first);
 	return 0;
 }
 
@@ -38,8 +38,8 @@ static int state_write(const struct vmm *v, FILE *file)
 	for (unsigned i = 0; i < v->machine->n_vcpus && ret == 0; i++) {
 		ret = kvm_vcpu_save(&v->machine->vcpus[i], file);
 		if (ret == 0)
-			vmm_event("saved", "vCPU %u rip %#llx", i,
-			          kvm_vcpu_rip(&v->machine->vcpus[i]));
+			driven_event("saved", "vCPU %u rip %#llx", i,
+			             kvm_vcpu_rip(&v->machine->vcpus[i]));
 	}
 	if (ret == 0 && fwrite(v->console.line, sizeof(v->console.line), 1, file) != 1)
 		ret = -EIO;
@@ -74,26 +74,24 @@ static void memory_sabotage(const struct vmm *v)
 
 static int stop(struct vmm *v)
 {
-	char text[384] = "";
 	int ret = vcpu_run_stop(v->vcpus);
 
 	if (ret < 0) {
 		fprintf(stderr, "testvmm: a vCPU had ended by itself\n");
 		return ret;
 	}
-	vmm_event("stopped", "%u", v->machine->n_vcpus);
-	vmm_event("machine-checks", "%llu", (unsigned long long)vcpu_run_machine_checks(v->vcpus));
+	driven_event("stopped", "%u", v->machine->n_vcpus);
+	driven_event("machine-checks", "%llu",
+	             (unsigned long long)vcpu_run_machine_checks(v->vcpus));
 	memory_sabotage(v);
 	ret = state_save(v);
 	if (ret == 0)
 		ret = pages_fail(v, "failed", v->n_running, v->plan->n_initial);
 	if (ret < 0)
 		return ret;
-	ret = postcopy_freeze(v->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testvmm: freeze: %s: %s\n", strerror(-ret), text);
-	else
-		vmm_event("frozen", "1");
+	ret = driven_freeze(v->handle);
+	if (ret == 0)
+		driven_event("frozen", "1");
 	return ret;
 }
 
@@ -134,7 +132,7 @@ static bool export_ended(struct vmm *v, int *ret_status)
 
 	postcopy_get_status(v->handle, &status);
 	if (ret)
-		vmm_event("state", "%s %s", ret < 0 ? strerror(-ret) : status.name, status.text);
+		driven_event("state", "%s %s", ret < 0 ? strerror(-ret) : status.name, status.text);
 	*ret_status = status.state == POSTCOPY_STATE_RELEASED ? VMM_OK : VMM_STATE;
 	return ret < 0 || status.final;
 }
@@ -167,23 +165,10 @@ static int serve(struct vmm *v)
 static int export_memory(struct vmm *v)
 {
 	struct postcopy_region region = vmm_memory_region(&v->memory);
-	struct postcopy_export_params params = {
-	        .socket_path = v->socket_path,
-	        .token = v->token,
-	        .token_len = v->token_len,
-	        .peer_identity = v->peer_identity,
-	        .regions = &region,
-	        .n_regions = 1,
-	};
-	char text[384] = "";
-	int ret;
+	int ret = driven_export(&v->driven, &region, 1, &v->handle);
 
-	memcpy(params.migration_id, v->migration_id, sizeof(params.migration_id));
-	ret = postcopy_export(&params, &v->handle, text, sizeof(text));
-	if (ret < 0)
-		fprintf(stderr, "testvmm: export: %s: %s\n", strerror(-ret), text);
-	else
-		vmm_event("exported", "%llu", (unsigned long long)v->memory.length);
+	if (ret == 0)
+		driven_event("exported", "%llu", (unsigned long long)v->memory.length);
 	return ret;
 }
 
@@ -205,6 +190,6 @@ int vmm_source_run(struct vmm *v)
 		return VMM_REFUSED;
 	status = serve(v);
 	postcopy_close(v->handle, POSTCOPY_CLOSE_FORCE);
-	vmm_event("exit", "%d", status);
+	driven_event("exit", "%d", status);
 	return status;
 }

@@ -19,17 +19,6 @@
 static int attach(struct guest *g)
 {
 	struct postcopy_region regions[GUEST_REGIONS_MAX];
-	struct postcopy_attach_params params = {
-	        .socket_path = g->socket_path,
-	        .token = g->token,
-	        .token_len = g->token_len,
-	        .uffds = g->uffds,
-	        .n_uffds = g->n_uffds,
-	        .regions = regions,
-	        .n_regions = g->n_regions,
-	        .timeout_ms = 60000,
-	};
-	char text[384] = "";
 	int ret;
 
 	for (unsigned i = 0; i < g->n_uffds; i++) {
@@ -40,12 +29,10 @@ static int attach(struct guest *g)
 			       -1;
 	}
 	guest_memory_describe(g, regions);
-	memcpy(params.migration_id, g->migration_id, sizeof(params.migration_id));
-	ret = postcopy_attach(&params, &g->handle, text, sizeof(text));
-	if (ret < 0)
-		return fprintf(stderr, "bench-guest: attach: %s\n", text), ret;
-	guest_event("attached", "%llu", (unsigned long long)bench_now_ns());
-	return 0;
+	ret = driven_attach(&g->driven, regions, g->n_regions, g->uffds, g->n_uffds, &g->handle);
+	if (ret == 0)
+		driven_event("attached", "%llu", (unsigned long long)bench_now_ns());
+	return ret;
 }
 
 static int take_state(struct guest *g, struct touch *touch)
@@ -57,8 +44,8 @@ static int take_state(struct guest *g, struct touch *touch)
 		return fprintf(stderr, "bench-guest: the daemon has gone\n"), ret;
 	postcopy_get_status(g->handle, &status);
 	if (ret > 0)
-		guest_event("state", "%s %llu %s", status.name, (unsigned long long)bench_now_ns(),
-		            status.text);
+		driven_event("state", "%s %llu %s", status.name, (unsigned long long)bench_now_ns(),
+		             status.text);
 	if (status.final)
 		touch_stop(touch);
 	return 0;
@@ -70,7 +57,7 @@ static void verify(const struct guest *g)
 
 	for (uint64_t page = 0; page < guest_n_pages(g); page++)
 		wrong += !guest_page_is_right(g, page);
-	guest_event("wrong", "%llu", (unsigned long long)wrong);
+	driven_event("wrong", "%llu", (unsigned long long)wrong);
 }
 
 static size_t split(char *line, char *words[], size_t max)

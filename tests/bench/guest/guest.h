@@ -14,6 +14,7 @@
 #include "common/content.h"
 #include "common/latency.h"
 #include "postcopy.h"
+#include "support/driven.h"
 
 #define GUEST_REGIONS_MAX 64
 
@@ -33,20 +34,13 @@ struct guest {
 	unsigned n_uffds;      /* destination: lanes */
 	unsigned zero_percent; /* source */
 	bool alias;            /* source: all regions are the same memory */
-	uint8_t migration_id[16];
-	uint8_t token[POSTCOPY_TOKEN_MAX];
-	size_t token_len;
-	const char *socket_path;
-	const char *peer_identity;
+	struct driven driven;
 
 	uint8_t *address[GUEST_REGIONS_MAX];
 	int fd[GUEST_REGIONS_MAX];
 	int uffds[POSTCOPY_UFFDS_MAX];
 	struct postcopy *handle;
 };
-
-/* One line "name value" on stdout, at once. */
-void guest_event(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* memory.c */
 int guest_memory_parse(const char *name, enum guest_memory *ret);

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,36 +47,6 @@ static const struct option options[] = {
         {NULL, 0, NULL, 0},
 };
 
-void guest_event(const char *name, const char *fmt, ...)
-{
-	char line[1024];
-	int n = snprintf(line, sizeof(line), "%s ", name);
-	va_list ap;
-
-	va_start(ap, fmt);
-	n += vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
-	va_end(ap);
-	if (n > (int)sizeof(line) - 2)
-		n = (int)sizeof(line) - 2;
-	line[n++] = '\n';
-	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
-		_exit(1);
-}
-
-/* The secret in hexadecimal, as `postcopyctl token` writes it. */
-static int take_token(struct guest *g, const char *path)
-{
-	FILE *file = fopen(path, "re");
-	unsigned byte;
-
-	if (!file)
-		return -errno;
-	while (g->token_len < sizeof(g->token) && fscanf(file, "%2x", &byte) == 1)
-		g->token[g->token_len++] = (uint8_t)byte;
-	fclose(file);
-	return g->token_len ? 0 : -EINVAL;
-}
-
 static int take_number(unsigned *number, unsigned min, unsigned max)
 {
 	*number = (unsigned)strtoul(optarg, NULL, 0);
@@ -88,11 +57,11 @@ static int take_option(struct guest *g, int option)
 {
 	switch (option) {
 	case OPT_ID:
-		return postcopy_uuid_parse(optarg, g->migration_id);
+		return postcopy_uuid_parse(optarg, g->driven.migration_id);
 	case OPT_TOKEN_FILE:
-		return take_token(g, optarg);
+		return driven_token_read(&g->driven, optarg);
 	case OPT_SOCKET:
-		return g->socket_path = optarg, 0;
+		return g->driven.socket_path = optarg, 0;
 	case OPT_MEMORY:
 		return guest_memory_parse(optarg, &g->memory);
 	case OPT_SIZE:
@@ -104,7 +73,7 @@ static int take_option(struct guest *g, int option)
 	case OPT_UFFDS:
 		return take_number(&g->n_uffds, 1, POSTCOPY_UFFDS_MAX);
 	case OPT_PEER_IDENTITY:
-		return g->peer_identity = optarg, 0;
+		return g->driven.peer_identity = optarg, 0;
 	case OPT_ALIAS:
 		return g->alias = true, 0;
 	default:
@@ -125,12 +94,12 @@ static int parse_command_line(struct guest *g, int argc, char **argv)
 			return fprintf(stderr, "bench-guest: bad value or option: %s\n",
 			               argv[optind - 1]),
 			       -EINVAL;
-	return optind == argc && g->token_len && guest_region_bytes(g) ? 0 : -EINVAL;
+	return optind == argc && g->driven.token_len && guest_region_bytes(g) ? 0 : -EINVAL;
 }
 
 int main(int argc, char **argv)
 {
-	struct guest g = {.n_regions = 1, .n_uffds = 1};
+	struct guest g = {.n_regions = 1, .n_uffds = 1, .driven.attach_timeout_ms = 60000};
 
 	if (parse_command_line(&g, argc, argv) < 0)
 		return fputs(usage_text, stderr), 2;

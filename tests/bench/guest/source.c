@@ -10,35 +10,22 @@
 static int export(struct guest *g)
 {
 	struct postcopy_region regions[GUEST_REGIONS_MAX];
-	struct postcopy_export_params params = {
-	        .socket_path = g->socket_path,
-	        .token = g->token,
-	        .token_len = g->token_len,
-	        .peer_identity = g->peer_identity,
-	        .regions = regions,
-	        .n_regions = g->n_regions,
-	};
-	char text[384] = "";
 	int ret;
 
 	guest_memory_describe(g, regions);
-	memcpy(params.migration_id, g->migration_id, sizeof(params.migration_id));
-	ret = postcopy_export(&params, &g->handle, text, sizeof(text));
-	if (ret < 0)
-		return fprintf(stderr, "bench-guest: export: %s\n", text), ret;
-	guest_event("exported", "%llu", (unsigned long long)guest_n_pages(g));
-	return 0;
+	ret = driven_export(&g->driven, regions, g->n_regions, &g->handle);
+	if (ret == 0)
+		driven_event("exported", "%llu", (unsigned long long)guest_n_pages(g));
+	return ret;
 }
 
 static int freeze(struct guest *g)
 {
-	char text[384] = "";
-	int ret = postcopy_freeze(g->handle, text, sizeof(text));
+	int ret = driven_freeze(g->handle);
 
-	if (ret < 0)
-		return fprintf(stderr, "bench-guest: freeze: %s\n", text), ret;
-	guest_event("frozen", "%llu", (unsigned long long)bench_now_ns());
-	return 0;
+	if (ret == 0)
+		driven_event("frozen", "%llu", (unsigned long long)bench_now_ns());
+	return ret;
 }
 
 /* Until the destination has everything, or stdin ends. */
@@ -54,7 +41,7 @@ static int serve(struct guest *g)
 			return 1;
 		postcopy_get_status(g->handle, &status);
 		if (status.final) {
-			guest_event("state", "%s", status.name);
+			driven_event("state", "%s", status.name);
 			return status.state == POSTCOPY_STATE_RELEASED ? 0 : 1;
 		}
 		if (poll(fds, 2, -1) < 0)

@@ -210,9 +210,9 @@ void touch_report(struct touch *t)
 	free(t->touchers);
 	t->touchers = NULL;
 	latency_format(&all, text, sizeof(text));
-	guest_event("touched",
-	            "{%s, \"seconds\": %.6f, \"rate\": %.1f, \"here\": %llu, \"wrong\": %llu}",
-	            text, seconds, (double)all.n / seconds, (unsigned long long)here,
-	            (unsigned long long)atomic_load(&t->wrong));
+	driven_event("touched",
+	             "{%s, \"seconds\": %.6f, \"rate\": %.1f, \"here\": %llu, \"wrong\": %llu}",
+	             text, seconds, (double)all.n / seconds, (unsigned long long)here,
+	             (unsigned long long)atomic_load(&t->wrong));
 	latency_fini(&all);
 }
