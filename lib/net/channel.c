@@ -187,6 +187,7 @@ void channel_detach(struct channel *ch)
 {
 	events_delete(ch);
 	ch->loop = NULL;
+	ch->corked = false;
 	if (ch->guard)
 		ch->guard->gone = true;
 	ch->guard = NULL;

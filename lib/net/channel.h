@@ -63,7 +63,8 @@ DEFINE_CLEANUP(struct channel, channel_free)
 
 /*
  * Queue one frame: head (prefix and header, as encoded) and its payload, and
- * start to write it; a frame that fits one TLS record goes as one. -ENOBUFS
+ * start to write it; a frame that fits one TLS record goes as one. Within
+ * on_frame it is written when all frames that had arrived are delivered. -ENOBUFS
  * when the out buffer has no room (wait for on_drained), -ENOTCONN before
  * on_ready or after the end.
  */

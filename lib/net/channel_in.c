@@ -43,8 +43,8 @@ static void frame_refused(struct channel *ch, struct error *err, int code)
 		channel_end(ch, err);
 }
 
-/* Returns true when the channel is still here and wants more. */
-static bool in_deliver(struct channel *ch, struct channel_guard *g)
+/* False when the channel has ended, or the owner has taken it away. */
+static bool in_deliver_frames(struct channel *ch, struct channel_guard *g)
 {
 	struct channel_buffer *in = &ch->in;
 	struct error err = {0};
@@ -69,9 +69,23 @@ static bool in_deliver(struct channel *ch, struct channel_guard *g)
 			return false;
 		}
 	}
+	return true;
+}
+
+/*
+ * The answers to what came together leave together: sent one by one they would
+ * cost a wake-up of the peer each. Returns true when the channel is still here
+ * and wants more.
+ */
+static bool in_deliver(struct channel *ch, struct channel_guard *g)
+{
+	ch->corked = true;
+	if (!in_deliver_frames(ch, g))
+		return false;
+	channel_uncork(ch);
 	if (ch->state != CHANNEL_READY || ch->paused)
 		return false;
-	in_compact(in);
+	in_compact(&ch->in);
 	return true;
 }
 

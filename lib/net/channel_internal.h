@@ -45,6 +45,7 @@ struct channel {
 	enum channel_state state;
 	bool server;
 	bool paused;
+	bool corked;            /* frames are being delivered: what they queue leaves after them */
 	bool write_blocked;     /* the socket is full: wait for write_event */
 	bool read_wants_write;  /* TLS must send before it can receive */
 	bool above_low_water;   /* on_drained is owed */
@@ -90,5 +91,6 @@ void channel_discard_input(struct channel *ch);
 /* channel_out.c: never calls callbacks. */
 void channel_flush(struct channel *ch);
 void channel_settle_drained(struct channel *ch, struct channel_guard *g);
+void channel_uncork(struct channel *ch);
 
 #endif

@@ -9,11 +9,14 @@
  * that refused us says why).
  */
 #include <errno.h>
-#include <limits.h>
 #include <openssl/err.h>
 #include <string.h>
 
 #include "net/channel_internal.h"
+#include "net/tls_socket.h"
+
+/* While corked: some pages. To wait for more of them would only delay the first. */
+#define CORK_BYTES ((size_t)64 * 1024)
 
 size_t channel_queued(const struct channel *ch)
 {
@@ -57,7 +60,8 @@ void channel_flush(struct channel *ch)
 		return;
 	ch->write_blocked = false;
 	while (out->tail > out->head) {
-		size_t len = MIN(out->tail - out->head, (size_t)INT_MAX);
+		size_t queued = out->tail - out->head;
+		size_t len = MIN(queued, (size_t)SSL3_RT_MAX_PLAIN_LENGTH);
 		int n;
 
 		if (ch->write_budget == 0) {
@@ -65,6 +69,7 @@ void channel_flush(struct channel *ch)
 			return;
 		}
 		ERR_clear_error();
+		tls_socket_more(ch->ssl, queued > len);
 		n = SSL_write(ch->ssl, out->data + out->head, (int)len);
 		if (n <= 0) {
 			write_stopped(ch, n);
@@ -106,15 +111,25 @@ static bool out_make_room(struct channel *ch, size_t len)
 	return true;
 }
 
-/* Send what was just queued, unless the socket is known to be full. */
+/* Send what was just queued, unless more will follow or the socket is known to be full. */
 static void out_push(struct channel *ch)
 {
-	if (!ch->write_blocked && ch->loop)
+	bool wait = ch->corked && channel_queued(ch) < CORK_BYTES;
+
+	if (!ch->write_blocked && !wait && ch->loop)
 		channel_flush(ch);
 	if (channel_queued(ch) > ch->low_water_bytes)
 		ch->above_low_water = true;
 	else if (ch->above_low_water)
 		channel_schedule_turn(ch);
+}
+
+/* The frames that had arrived are delivered. */
+void channel_uncork(struct channel *ch)
+{
+	ch->corked = false;
+	if (ch->state == CHANNEL_READY && channel_queued(ch) > 0)
+		out_push(ch);
 }
 
 uint8_t *channel_reserve(struct channel *ch, size_t len)

@@ -18,6 +18,7 @@ struct tls_socket {
 	int error;
 	bool empty; /* the last recv() was short */
 	bool ended; /* it returned 0 */
+	bool more;  /* what is sent now has a continuation */
 };
 
 static BIO_METHOD *method;
@@ -57,7 +58,7 @@ static int socket_write(BIO *bio, const char *buf, int len)
 	ssize_t n;
 
 	BIO_clear_retry_flags(bio);
-	n = send(s->fd, buf, (size_t)len, MSG_NOSIGNAL);
+	n = send(s->fd, buf, (size_t)len, MSG_NOSIGNAL | (s->more ? MSG_MORE : 0));
 	if (n < 0 && is_retry(errno)) {
 		BIO_set_retry_write(bio);
 		return -1;
@@ -127,6 +128,13 @@ void tls_socket_arm(SSL *ssl)
 	struct tls_socket *s = BIO_get_data(SSL_get_rbio(ssl));
 
 	s->empty = false;
+}
+
+void tls_socket_more(SSL *ssl, bool more)
+{
+	struct tls_socket *s = BIO_get_data(SSL_get_wbio(ssl));
+
+	s->more = more;
 }
 
 int tls_socket_errno(SSL *ssl)

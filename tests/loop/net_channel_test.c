@@ -803,41 +803,113 @@ static void reserve_and_commit_send_without_a_copy(void **state)
 	pair_close(&p);
 }
 
+/* Two channels whose bytes the test carries from one to the other, to look at them. */
+struct carried {
+	struct pair pair;
+	int server_fd, client_fd;
+	uint8_t bytes[20000];
+};
+
+static ssize_t carry(struct carried *c, int from, int to)
+{
+	ssize_t n = read(from, c->bytes, sizeof(c->bytes));
+
+	assert_true(n <= 0 || to < 0 || write(to, c->bytes, (size_t)n) == n);
+	return n;
+}
+
+static void carried_open(struct carried *c)
+{
+	struct pair *p = &c->pair;
+	int server[2], client[2];
+
+	pair_new(p);
+	socket_pair(server);
+	socket_pair(client);
+	c->server_fd = server[1];
+	c->client_fd = client[1];
+	side_open(&p->server, p->loop, server[0], true, "source", "ca", NULL, NULL);
+	side_open(&p->client, p->loop, client[0], false, "destination", "ca", NULL, NULL);
+	for (int turn = 0; turn < 2000 && !(p->server.ready && p->client.ready); turn++) {
+		event_base_loop(loop_base(p->loop), EVLOOP_NONBLOCK);
+		carry(c, c->server_fd, c->client_fd);
+		carry(c, c->client_fd, c->server_fd);
+	}
+	assert_true(p->server.ready && p->client.ready);
+	while (carry(c, c->client_fd, -1) > 0)
+		;
+	while (carry(c, c->server_fd, -1) > 0)
+		;
+}
+
+static void carried_close(struct carried *c)
+{
+	close(c->server_fd);
+	close(c->client_fd);
+	pair_close(&c->pair);
+}
+
+/* What was read is one TLS record of application data. */
+static void assert_one_record(const struct carried *c, ssize_t n)
+{
+	assert_true(n > 5);
+	assert_int_equal(c->bytes[0], 23);
+	assert_int_equal((c->bytes[3] << 8 | c->bytes[4]) + 5, n);
+}
+
 /* One frame up to 16 KiB is one TLS record, whatever it is sent through. */
 static void small_frame_is_one_record(void **state)
 {
-	struct raw_client r = {0};
-	struct pair p;
-	uint8_t record[20000], *at = record;
-	int fds[2], middle[2];
+	struct carried c;
 	ssize_t n;
 
 	(void)state;
-	(void)r;
-	pair_new(&p);
-	socket_pair(fds);
-	socket_pair(middle);
-	side_open(&p.server, p.loop, fds[0], true, "source", "ca", NULL, NULL);
-	side_open(&p.client, p.loop, middle[0], false, "destination", "ca", NULL, NULL);
-	/* Carry the bytes by hand between the two, to look at them. */
-	for (int turn = 0; turn < 2000 && !(p.server.ready && p.client.ready); turn++) {
-		event_base_loop(loop_base(p.loop), EVLOOP_NONBLOCK);
-		n = read(fds[1], record, sizeof(record));
-		assert_true(n <= 0 || write(middle[1], record, (size_t)n) == n);
-		n = read(middle[1], record, sizeof(record));
-		assert_true(n <= 0 || write(fds[1], record, (size_t)n) == n);
-	}
-	assert_true(p.server.ready && p.client.ready);
-	while (read(middle[1], record, sizeof(record)) > 0)
-		;
-	assert_int_equal(send_frame(&p.client, 0, 16384 - HEAD_BYTES), 0);
-	n = read(middle[1], record, sizeof(record));
+	carried_open(&c);
+	assert_int_equal(send_frame(&c.pair.client, 0, 16384 - HEAD_BYTES), 0);
+	n = carry(&c, c.client_fd, -1);
 	assert_true(n > 16384);
-	assert_int_equal(at[0], 23); /* application data */
-	assert_int_equal((at[3] << 8 | at[4]) + 5, n);
-	close(fds[1]);
-	close(middle[1]);
-	pair_close(&p);
+	assert_one_record(&c, n);
+	carried_close(&c);
+}
+
+#define QUESTIONS 8
+
+/* The first one sends all, so that the others wait in the same record of the client. */
+static int ask_all(struct side *s, const struct frame *frame, struct error *err)
+{
+	(void)frame;
+	(void)err;
+	for (uint32_t i = 0; i < QUESTIONS; i++)
+		assert_int_equal(send_frame(s, i, 100), 0);
+	return 0;
+}
+
+static int answer_each(struct side *s, const struct frame *frame, struct error *err)
+{
+	(void)frame;
+	(void)err;
+	return send_frame(s, s->n_frames - 1, 100);
+}
+
+/* What the frames of one record are answered with leaves as one record: one wake-up of the peer. */
+static void answers_to_one_record_are_one_record(void **state)
+{
+	struct carried c;
+	struct pair *p = &c.pair;
+
+	(void)state;
+	carried_open(&c);
+	p->client.frame_fn = ask_all;
+	p->server.frame_fn = answer_each;
+	assert_int_equal(send_frame(&p->server, 0, 10), 0);
+	carry(&c, c.server_fd, c.client_fd);
+	run_until(p->loop, p->client.n_frames == 1);
+	assert_one_record(&c, carry(&c, c.client_fd, c.server_fd));
+	run_until(p->loop, p->server.n_frames == QUESTIONS);
+	assert_one_record(&c, carry(&c, c.server_fd, c.client_fd));
+	p->client.frame_fn = NULL;
+	run_until(p->loop, p->client.n_frames == 1 + QUESTIONS);
+	carried_close(&c);
 }
 
 static int refuse_frame(struct side *s, const struct frame *frame, struct error *err)
@@ -1189,6 +1261,7 @@ int main(void)
 	        cmocka_unit_test(pause_within_a_batch_keeps_the_rest),
 	        cmocka_unit_test(reserve_and_commit_send_without_a_copy),
 	        cmocka_unit_test(small_frame_is_one_record),
+	        cmocka_unit_test(answers_to_one_record_are_one_record),
 	        cmocka_unit_test(refused_frame_ends_with_that_error),
 	        cmocka_unit_test(free_within_on_frame_is_safe),
 	        cmocka_unit_test(free_within_on_ready_and_on_closed_is_safe),
