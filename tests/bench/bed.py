@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import queue
+import re
 import subprocess
 import time
 import uuid
@@ -89,6 +90,23 @@ def spinners():
         for process in running:
             process.kill()
             process.wait()
+
+
+def available_bytes():
+    with open("/proc/meminfo", encoding="ascii") as f:
+        return int(re.search(r"MemAvailable:\s+(\d+)", f.read()).group(1)) * 1024
+
+
+@contextlib.contextmanager
+def warm_memory(size):
+    """In this block so much of the free memory costs its first touch no extra; see floor/warm.c."""
+    with subprocess.Popen([FLOOR, "warm", "--bytes", str(size)], stdout=subprocess.PIPE,
+                          text=True) as process:
+        try:
+            check(process.stdout.readline() == "{}\n", "bench-floor warm")
+            yield
+        finally:
+            process.kill()
 
 
 def cpu_seconds(pid):

@@ -3,7 +3,7 @@
 import re
 import statistics
 
-from bed import FIRST_CPU, GIB, MIB, ONE_CPU, BenchBed, pinned, spinners
+from bed import FIRST_CPU, GIB, MIB, ONE_CPU, BenchBed, available_bytes, pinned, spinners
 from e2e import Skip
 from rounds import Figure, case
 
@@ -11,11 +11,6 @@ MIGRATIONS = 64
 PACE_US = 20000
 # A page's state, and everything else of one migration.
 BYTES_A_PAGE, BYTES_A_MIGRATION = 1, 4 * MIB
-
-
-def available_bytes():
-    with open("/proc/meminfo", encoding="ascii") as f:
-        return int(re.search(r"MemAvailable:\s+(\d+)", f.read()).group(1)) * 1024
 
 
 def need_memory(what, size):
@@ -39,7 +34,7 @@ def stream_all(guests, pace_us=0):
 @case("many",
       Figure("many-rate", "64 migrations at once: total rate / one migration", ">=", 0.85),
       Figure("many-p99", "the worst migration's fault p99 / the median one's", "<=", 10),
-      spin=False)
+      spin=False, gib=10)
 def many(context):
     size = context.pick(64, 16) * MIB
     need_memory("many", 2 * MIGRATIONS * size)
@@ -98,7 +93,8 @@ def growing_sizes(context):
 
 @case("growth",
       Figure("growth-time", "seconds a GiB, largest guest / 1 GiB", "<=", 1.15),
-      Figure("growth-latency", "fault p50, largest guest / 1 GiB", "<=", 1.15), spin=False)
+      Figure("growth-latency", "fault p50, largest guest / 1 GiB", "<=", 1.15), spin=False,
+      gib=18)
 def growth(context):
     sizes = growing_sizes(context)
     need_memory("growth", (max(sizes) + 1) * GIB)

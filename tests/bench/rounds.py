@@ -45,6 +45,7 @@ class Case:
     measure: object
     peer: str = ""
     spin: bool = True  # no CPU halts meanwhile
+    gib: int = 4  # memory of its guests at a time; half of it with --quick
     rounds: list = dataclasses.field(default_factory=list)
     skipped: str = ""
     failed: str = ""
@@ -53,10 +54,10 @@ class Case:
 CASES = []
 
 
-def case(name, *figures, peer="", spin=True):
+def case(name, *figures, peer="", spin=True, gib=4):
     """Register the function below as a case."""
     def register(function):
-        CASES.append(Case(name, list(figures), function, peer, spin))
+        CASES.append(Case(name, list(figures), function, peer, spin, gib))
         return function
     return register
 

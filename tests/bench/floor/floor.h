@@ -41,6 +41,7 @@ int floor_pipe(const struct floor_options *o);   /* TLS one way */
 int floor_copy(const struct floor_options *o);   /* the same, and each byte placed by COPY */
 int floor_spin(const struct floor_options *o);   /* keep a CPU from halting */
 int floor_wan(const struct floor_options *o);    /* a link with delay and loss */
+int floor_warm(const struct floor_options *o);   /* free memory that is really there */
 
 /* Forked; the child dies with its parent. Ends the program where fork() fails. */
 pid_t floor_fork(void);

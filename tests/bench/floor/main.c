@@ -18,7 +18,7 @@ static const struct {
 } commands[] = {
         {"fault", floor_fault}, {"ping", floor_ping}, {"faults", floor_faults},
         {"pipe", floor_pipe},   {"copy", floor_copy}, {"spin", floor_spin},
-        {"wan", floor_wan},
+        {"wan", floor_wan},     {"warm", floor_warm},
 };
 
 static const char usage_text[] =
@@ -30,6 +30,8 @@ static const char usage_text[] =
         "  copy     the same, and what arrives is placed with UFFDIO_COPY\n"
         "  spin     a busy loop in SCHED_IDLE on one CPU\n"
         "  wan      join two network namespaces by a link with delay and loss, until it is killed\n"
+        "  warm     touch so many bytes and give them back: free memory that the machine really "
+        "has\n"
         "  --pki DIR --address A --server-netns PATH   of the TLS connections\n"
         "  --memory anon|memfd --samples N --threads N\n"
         "  --connections N --bytes N\n"
