@@ -26,6 +26,8 @@ int assembly_new(uint64_t unit_bytes, struct assembly **ret)
 		return -ENOMEM;
 	}
 	a->buffer_bytes = unit_bytes;
+	(void)madvise(a->buffer, unit_bytes,
+	              MADV_HUGEPAGE); /* a page fault is no small part of it */
 	a->unit = ASSEMBLY_NO_UNIT;
 	*ret = TAKE_PTR(a);
 	return 0;

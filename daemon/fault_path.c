@@ -23,6 +23,10 @@
 
 #define IN_FLIGHT_MAX 4096
 #define HUGE_OUTSTANDING_MAX 8 /* huge pages asked for at a time: each has a buffer */
+#define HUGE_OUTSTANDING_BYTES (UINT64_C(32) << 20) /* of these buffers, but for one */
+/* A page of 1 GiB is asked for in such pieces, so that the faults beside it need not wait for it. */
+#define PIECE_PAGES 1024U /* the most that a source takes in one PageRequest */
+#define PIECES_AHEAD 2    /* on their way at a time, so that the source always has one to send */
 #define BATCHES_A_WAKEUP 4
 #define REQUEST_BYTES_MAX 64 /* one encoded PageRequest of one run */
 
@@ -90,29 +94,67 @@ static void assembly_give_back(struct fault_path *fp, struct in_flight_entry *e)
 	e->assembly = NULL;
 }
 
-static void request_send(struct fault_path *fp, struct in_flight_entry *e)
+static void request_encode(struct fault_path *fp, uint64_t id, const struct page_run *run)
 {
-	const struct region *r = region_find_unit(fp->params.regions, e->unit);
-	struct page_run run = {.first = region_unit_page(r, e->unit),
-	                       .count = region_unit_pages(r)};
 	struct page_message m = {.type = PAGE_MESSAGE_PAGE_REQUEST,
-	                         .page_request = {.id = e->id, .runs = {&run, 1}}};
+	                         .page_request = {.id = id, .runs = {run, 1}}};
 	ssize_t n;
 
-	if (region_unit_pages(r) > 1 && assembly_take(fp, r, e) < 0)
-		return;
 	if (sizeof(fp->batch) - fp->batch_len < REQUEST_BYTES_MAX)
 		batch_flush(fp);
 	n = page_message_encode(&m, fp->batch + fp->batch_len, sizeof(fp->batch) - fp->batch_len);
 	if (n < 0) {
-		complain(fp, "cannot encode a request", run.first);
+		complain(fp, "cannot encode a request", run->first);
 		return;
 	}
 	fp->batch_len += (size_t)n;
+	stats_add(fp->placer.stats, requests, 1);
+}
+
+static uint32_t pages_got(const struct in_flight_entry *e)
+{
+	const struct assembly *a = e->assembly;
+
+	return a ? a->n_got : 0;
+}
+
+/* What was asked for: the whole unit, unless it was poisoned or placed before the last piece. */
+static bool all_answered(const struct in_flight_entry *e)
+{
+	return !e->assembly || pages_got(e) == e->n_asked;
+}
+
+/* The whole unit, or of a very large one as much as may be on its way at a time. */
+static void request_pieces(struct fault_path *fp, const struct region *r, struct in_flight_entry *e)
+{
+	enum page_state state = page_map_get(fp->placer.map, e->unit);
+	uint32_t n_pages = region_unit_pages(r), n_got = pages_got(e);
+
+	/* Final meanwhile: not to its end. But each entry is asked for, or nothing would end it. */
+	if (e->n_asked > 0 &&
+	    (state == PAGE_PRESENT || state == PAGE_POISONED || state == PAGE_REMOVED))
+		return;
+	while (e->n_asked < n_pages && e->n_asked - n_got < PIECES_AHEAD * PIECE_PAGES) {
+		struct page_run run = {.first = region_unit_page(r, e->unit) + e->n_asked,
+		                       .count = MIN(n_pages - e->n_asked, PIECE_PAGES)};
+
+		request_encode(fp, e->id, &run);
+		e->n_asked += run.count;
+	}
+}
+
+static void request_send(struct fault_path *fp, struct in_flight_entry *e)
+{
+	const struct region *r = region_find_unit(fp->params.regions, e->unit);
+
+	if (region_unit_pages(r) > 1 && assembly_take(fp, r, e) < 0)
+		return;
+	e->n_asked = 0;
+	request_pieces(fp, r, e);
 	e->sent = true;
 	fp->n_unsent--;
-	stats_add(fp->placer.stats, requests, 1);
-	atomic_store_explicit(fp->params.last_fault_page, run.first + run.count - 1,
+	atomic_store_explicit(fp->params.last_fault_page,
+	                      region_unit_page(r, e->unit) + region_unit_pages(r) - 1,
 	                      memory_order_relaxed);
 }
 
@@ -322,7 +364,7 @@ static int check_answer(struct fault_path *fp, const struct in_flight_entry *e,
 {
 	const struct region *r = region_find_unit(fp->params.regions, e->unit);
 	uint64_t first = region_unit_page(r, e->unit);
-	uint32_t n_pages = region_unit_pages(r);
+	uint32_t n_pages = e->n_asked;
 
 	for (size_t i = 0; i < runs->n_runs; i++) {
 		const struct page_run *run = &runs->runs[i];
@@ -359,7 +401,6 @@ static int take_answer(struct fault_path *fp, const struct page_message *m, stru
 	struct in_flight_entry *e = in_flight_find(fp->in_flight, m->pages.id);
 	const uint8_t *bytes = m->pages.bytes;
 	uint64_t n_pages = 0;
-	bool huge;
 	int rc;
 
 	if (!e || !e->sent)
@@ -371,7 +412,6 @@ static int take_answer(struct fault_path *fp, const struct page_message *m, stru
 	if (rc < 0)
 		return rc;
 	stats_add(fp->placer.stats, bytes_received, m->pages.bytes_len);
-	huge = e->assembly;
 	for (size_t i = 0; i < m->pages.runs.n_runs; i++) {
 		const struct page_run *run = &m->pages.runs.runs[i];
 
@@ -382,7 +422,11 @@ static int take_answer(struct fault_path *fp, const struct page_message *m, stru
 		if (run->kind == PAGE_KIND_DATA)
 			bytes += (size_t)run->count << WIRE_PAGE_SHIFT;
 	}
-	if (huge ? assembly_complete(e->assembly) : n_pages > 0)
+	if (e->assembly) {
+		request_pieces(fp, region_find_unit(fp->params.regions, e->unit), e);
+		batch_flush(fp);
+	}
+	if (n_pages > 0 && all_answered(e))
 		request_end(fp, e);
 	return 0;
 }
@@ -571,10 +615,12 @@ static uint64_t largest_unit(const struct fault_path *fp)
 static int make_assemblies(struct fault_path *fp)
 {
 	uint64_t unit_bytes = largest_unit(fp);
+	uint64_t n;
 
 	if (unit_bytes <= WIRE_PAGE_SIZE)
 		return 0;
-	for (size_t i = 0; i < HUGE_OUTSTANDING_MAX; i++) {
+	n = MIN(HUGE_OUTSTANDING_BYTES / unit_bytes, (uint64_t)HUGE_OUTSTANDING_MAX);
+	for (uint64_t i = 0; i < MAX(n, UINT64_C(1)); i++) {
 		int rc = assembly_new(unit_bytes, &fp->assemblies[i]);
 
 		if (rc < 0)

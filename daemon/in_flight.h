@@ -22,6 +22,7 @@ struct in_flight_entry {
 	uint64_t started_ns; /* when the fault was read */
 	bool sent;           /* asked for on the connection that is up now */
 	void *assembly;      /* the caller's: pieces of a huge page */
+	uint32_t n_asked;    /* the caller's: pages of it that were asked for on this connection */
 	uint32_t next_free;
 };
 

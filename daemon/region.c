@@ -10,11 +10,8 @@
 #include <inttypes.h>
 #include <string.h>
 
-/*
- * 4 MiB: a unit is asked for by one PageRequest, and each that is on its way has a
- * buffer. Huge pages of 1 GiB are refused here, before the guest depends on them.
- */
-#define UNIT_SHIFT_MAX 22
+/* 1 GiB: the largest page of x86-64. */
+#define UNIT_SHIFT_MAX 30
 
 const char *region_backing_name(enum region_backing b)
 {
@@ -77,7 +74,7 @@ static int check_region(const struct region *r, uint32_t n_lanes, struct error *
 		return error_set(
 		        err, -EINVAL,
 		        "region %s: its page size is 2^%u bytes, supported are powers of two "
-		        "from 4 KiB to 4 MiB: back it with huge pages of 2 MiB",
+		        "from 4 KiB to 1 GiB",
 		        r->name, r->unit_shift);
 	rc = check_alignment(r, err);
 	if (rc < 0)

@@ -64,7 +64,7 @@ struct region_source {
 
 /*
  * Check what a VMM handed over and number its units: names unique and not
- * empty, lengths > 0, page size a power of two from 4 KiB to 4 MiB, everything
+ * empty, lengths > 0, page size a power of two from 4 KiB to 1 GiB, everything
  * aligned to it, no wrap-around, no overlap of host-virtual or guest-physical
  * ranges, lanes < n_lanes and each with a region, MINOR only with a memory
  * file. -EINVAL with a text that names the region. Copies the array.

@@ -42,7 +42,7 @@
 #include "wire/page_message.h"
 
 #define PAGE ((size_t)WIRE_PAGE_SIZE)
-#define HUGE_PAGES 512
+#define HUGE_PAGES (1U << (HUGE_SHIFT - WIRE_PAGE_SHIFT))
 #define DEADLINE_S 20
 #define PROGRAM_DEADLINE_S 110 /* for a guest's thread that nobody lets go on */
 #define PARTS_MAX 3

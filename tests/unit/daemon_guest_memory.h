@@ -23,11 +23,10 @@
 #include "core/units.h"
 #include "daemon/uffd.h"
 
-#ifndef MFD_HUGE_2MB
-#define MFD_HUGE_2MB (21U << 26)
-#endif
-
+/* A test of larger huge pages defines it before. */
+#ifndef HUGE_SHIFT
 #define HUGE_SHIFT 21
+#endif
 #define HUGE_BYTES (UINT64_C(1) << HUGE_SHIFT)
 #define TEST_SKIPPED 77
 
@@ -116,7 +115,11 @@ static inline bool touch_was_poison(void)
 
 /* ---- huge pages ---- */
 
+#if HUGE_SHIFT == 21
 #define HUGE_DIR "/sys/kernel/mm/hugepages/hugepages-2048kB/"
+#else
+#define HUGE_DIR "/sys/kernel/mm/hugepages/hugepages-1048576kB/"
+#endif
 
 static inline long huge_number(const char *name)
 {
@@ -158,7 +161,7 @@ static inline void huge_lock_take(void)
 		flock(huge_lock, LOCK_EX);
 }
 
-/* Have that many free 2 MiB pages; false when this host cannot give them. */
+/* Have that many free huge pages; false when this host cannot give them. */
 static inline bool huge_reserve(long wanted)
 {
 	long total, free_pages;
@@ -256,7 +259,8 @@ static inline void *memory_map(enum memory_kind kind, uint64_t bytes, int *ret_m
 	if (kind == MEMORY_ANON)
 		return mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	*ret_memfd = memfd_create("guest", MFD_CLOEXEC | (huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0));
+	*ret_memfd =
+	        memfd_create("guest", MFD_CLOEXEC | (huge ? MFD_HUGETLB | HUGE_SHIFT << 26 : 0));
 	if (*ret_memfd < 0 || ftruncate(*ret_memfd, (off_t)bytes) < 0)
 		return MAP_FAILED;
 	return mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, *ret_memfd, 0);

@@ -129,7 +129,7 @@ static void small_unit(struct region *r)
 }
 static void large_unit(struct region *r)
 {
-	r[0].unit_shift = 23;
+	r[0].unit_shift = 31;
 }
 static void hva_wraps(struct region *r)
 {
@@ -188,11 +188,11 @@ static const struct bad_table bad_tables[] = {
         {"region low: guest-physical address 0x64 is not aligned to its page size 4096", odd_gpa, 0,
          0},
         {"region device: offset 512 in its memory file is not aligned", odd_offset, 0, 0},
-        {"region low: its page size is 2^11 bytes, supported are powers of two from 4 KiB to 4 "
-         "MiB: back it with huge pages of 2 MiB",
+        {"region low: its page size is 2^11 bytes, supported are powers of two from 4 KiB to 1 "
+         "GiB",
          small_unit, 0, 0},
-        {"region low: its page size is 2^23 bytes, supported are powers of two from 4 KiB to 4 "
-         "MiB: back it with huge pages of 2 MiB",
+        {"region low: its page size is 2^31 bytes, supported are powers of two from 4 KiB to 1 "
+         "GiB",
          large_unit, 0, 0},
         {"region low: host range 0xfffffffffffff000+8192 wraps around", hva_wraps, 0, 0},
         {"region low: guest-physical range 0xfffffffffff00000+1048576 wraps around", gpa_wraps, 0,
