@@ -140,16 +140,6 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	};
 }
 
-static int copy_tuning(struct lane *lane, const struct lane_tuning *tuning)
-{
-	lane->tuning = *tuning;
-	lane->urgent_cpus = strdup(tuning->urgent_cpus ? tuning->urgent_cpus : "");
-	lane->bulk_cpus = strdup(tuning->bulk_cpus ? tuning->bulk_cpus : "");
-	lane->tuning.urgent_cpus = lane->urgent_cpus;
-	lane->tuning.bulk_cpus = lane->bulk_cpus;
-	return lane->urgent_cpus && lane->bulk_cpus ? 0 : -ENOMEM;
-}
-
 static int copy_link(struct lane *lane, const struct lane_params *params)
 {
 	if (params->token_len > sizeof(lane->token) ||
@@ -221,8 +211,7 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 {
 	int rc = make_fds(lane, params->uffd);
 
-	if (rc == 0)
-		rc = copy_tuning(lane, params->tuning);
+	lane->tuning = *params->tuning;
 	if (rc == 0)
 		rc = copy_link(lane, params);
 	if (rc == 0)
@@ -234,6 +223,21 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 	if (rc == 0)
 		rc = thread_start(&lane->bulk, lane_bulk_main, "bulk");
 	return rc;
+}
+
+/*
+ * The urgent thread must never wait behind who is less urgent than the bulk
+ * thread: that one, while it holds the lock, has the priority of who waits for
+ * it, and cannot take it again before it.
+ */
+static void remove_lock_init(pthread_mutex_t *lock)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT);
+	pthread_mutex_init(lock, &attr);
+	pthread_mutexattr_destroy(&attr);
 }
 
 static struct lane *lane_alloc(const struct lane_params *params)
@@ -256,7 +260,7 @@ static struct lane *lane_alloc(const struct lane_params *params)
 	lane->uffd = lane->stop_fd = -1;
 	atomic_store(&lane->last_fault_page, FAULT_NO_PAGE);
 	pthread_mutex_init(&lane->tls_lock, NULL);
-	pthread_mutex_init(&lane->remove_lock, NULL);
+	remove_lock_init(&lane->remove_lock);
 	thread_init(&lane->urgent, lane);
 	thread_init(&lane->bulk, lane);
 	return lane;
@@ -315,8 +319,6 @@ struct lane *lane_free(struct lane *lane)
 	explicit_bzero(lane->token, sizeof(lane->token));
 	pthread_mutex_destroy(&lane->tls_lock);
 	pthread_mutex_destroy(&lane->remove_lock);
-	free(lane->urgent_cpus);
-	free(lane->bulk_cpus);
 	close_fd(&lane->uffd);
 	close_fd(&lane->stop_fd);
 	free(lane);

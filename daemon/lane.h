@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "core/cleanup.h"
+#include "core/cpu_list.h"
 #include "core/error.h"
 #include "core/uuid.h"
 #include "daemon/ledger.h"
@@ -51,8 +52,8 @@ typedef void (*lane_event_fn)(struct lane *lane, const struct lane_event *event,
 struct lane_tuning {
 	unsigned urgent_rt_priority; /* SCHED_FIFO 1..99, 0: leave */
 	int bulk_nice;               /* 0..19 */
-	const char *urgent_cpus;     /* "0,2-3", NULL or "": leave */
-	const char *bulk_cpus;
+	struct cpu_list urgent_cpus;
+	struct cpu_list bulk_cpus;
 	unsigned
 	        stream_window_pages; /* streamed after a faulted page before the stream goes back */
 };
@@ -73,7 +74,7 @@ struct lane_params {
 	const struct region_table *regions; /* of the whole migration; copied */
 	struct page_map *map;               /* outlives the lane */
 	struct ledger *ledger;              /* outlives the lane */
-	const struct lane_tuning *tuning;   /* copied; strings too */
+	const struct lane_tuning *tuning;   /* copied */
 	uint64_t bandwidth;                 /* bytes a second, 0: no limit */
 };
 

@@ -3,9 +3,8 @@
  * Role: the bulk thread's side of a lane: have the source's address resolved,
  * and run the stream. Every loss goes to the urgent thread, which coordinates.
  */
+#include "core/thread_tuning.h"
 #include "daemon/lane_private.h"
-
-#include "daemon/thread_tuning.h"
 
 /* On the look-up's thread, which has started after the generation was set. */
 static void on_looked_up(struct addrinfo *list, const struct error *err, void *user)
@@ -104,7 +103,7 @@ void *lane_bulk_main(void *arg)
 	struct lane *lane = arg;
 	struct error err = {0};
 
-	if (thread_set_cpus(lane->bulk_cpus, &err) < 0)
+	if (thread_set_cpus(&lane->tuning.bulk_cpus, &err) < 0)
 		lane_post_warning(lane, &err);
 	if (thread_set_nice(lane->tuning.bulk_nice, &err) < 0)
 		lane_post_warning(lane, &err);

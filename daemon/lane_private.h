@@ -73,7 +73,6 @@ struct lane {
 	int uffd;
 	int stop_fd;
 	struct lane_tuning tuning;
-	char *urgent_cpus, *bulk_cpus;
 
 	/* What a link needs. tls changes under tls_lock. */
 	struct source_link_params link;

@@ -4,9 +4,8 @@
  * thread has resolved the source's address, the urgent link connects, then the
  * bulk link; if either is lost, both go, and one LINK_LOST is reported.
  */
+#include "core/thread_tuning.h"
 #include "daemon/lane_private.h"
-
-#include "daemon/thread_tuning.h"
 
 static void post_lost(struct lane *lane, const struct error *err, bool retriable)
 {
@@ -158,7 +157,7 @@ void *lane_urgent_main(void *arg)
 	struct lane *lane = arg;
 	struct error err = {0};
 
-	if (thread_set_cpus(lane->urgent_cpus, &err) < 0)
+	if (thread_set_cpus(&lane->tuning.urgent_cpus, &err) < 0)
 		lane_post_warning(lane, &err);
 	if (thread_set_realtime(lane->tuning.urgent_rt_priority, &err) < 0)
 		lane_post_warning(lane, &err);

@@ -14,7 +14,7 @@
 #include "core/clock.h"
 
 /* One claim, and so one ioctl, is at most this long: a bound on what others wait for. */
-#define CLAIM_BYTES_MAX (256 * 1024)
+#define CLAIM_BYTES_MAX (64 * 1024)
 
 enum kind {
 	KIND_DATA,

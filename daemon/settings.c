@@ -5,7 +5,6 @@
  */
 #include "daemon/settings.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,9 +49,9 @@ static const struct config_option options[] = {
                NULL, "SCHED_FIFO priority of the threads that serve faults, 0: none"),
         OPTION("lanes", "bulk_nice", config_parse_uint, bulk_nice, "19", true, NULL,
                "nice value of the threads that take the stream"),
-        OPTION("lanes", "urgent_cpus", config_parse_string, urgent_cpus, "", true, NULL,
+        OPTION("lanes", "urgent_cpus", config_parse_cpus, urgent_cpus, "", true, NULL,
                "CPUs of the threads that serve faults"),
-        OPTION("lanes", "bulk_cpus", config_parse_string, bulk_cpus, "", true, NULL,
+        OPTION("lanes", "bulk_cpus", config_parse_cpus, bulk_cpus, "", true, NULL,
                "CPUs of the threads that take the stream"),
         OPTION("lanes", "stream_window", config_parse_bytes, stream_window_bytes, "1M", true,
                "bytes", "streamed after a faulted page before the stream goes back"),
@@ -79,33 +78,6 @@ struct settings *settings_free(struct settings *s)
 	config_free(options, ARRAY_SIZE(options), s);
 	free(s);
 	return NULL;
-}
-
-/* "0,2-3": what the lanes take; whether the CPUs exist is known there. */
-static int cpu_list_check(const char *key, const char *text, struct error *err)
-{
-	const char *p = text;
-
-	while (*p) {
-		char *end;
-		unsigned long first, last;
-
-		if (!isdigit((unsigned char)*p))
-			goto bad;
-		first = last = strtoul(p, &end, 10);
-		if (*end == '-') {
-			if (!isdigit((unsigned char)end[1]))
-				goto bad;
-			last = strtoul(end + 1, &end, 10);
-		}
-		if (first > last || last >= 8192 || (*end && *end != ',') || (*end && !end[1]))
-			goto bad;
-		p = *end ? end + 1 : end;
-	}
-	return 0;
-bad:
-	return error_set(err, -EINVAL, "[lanes] %s: expected CPUs like 0,2-3, not \"%.64s\"", key,
-	                 text);
 }
 
 static int paths_check(const struct settings *s, struct error *err)
@@ -173,10 +145,6 @@ static int settings_check(struct settings *s, struct error *err)
 
 	if (r == 0)
 		r = numbers_check(s, err);
-	if (r == 0)
-		r = cpu_list_check("urgent_cpus", s->urgent_cpus, err);
-	if (r == 0)
-		r = cpu_list_check("bulk_cpus", s->bulk_cpus, err);
 	if (r == 0)
 		r = access_list_parse("control", s->control_uids, s->control_gids,
 		                      &s->control_access, err);

@@ -13,6 +13,7 @@
 
 #include "core/access_list.h"
 #include "core/cleanup.h"
+#include "core/cpu_list.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -36,8 +37,8 @@ struct settings {
 	/* [lanes] */
 	unsigned urgent_rt_priority;
 	unsigned bulk_nice;
-	char *urgent_cpus;
-	char *bulk_cpus;
+	struct cpu_list urgent_cpus;
+	struct cpu_list bulk_cpus;
 	uint64_t stream_window_bytes;
 	/* [migrations] */
 	unsigned max;

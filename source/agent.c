@@ -41,7 +41,13 @@ static struct links_options links_options(const struct settings *s)
 	return (struct links_options){
 	        .max = s->links,
 	        .stream_bandwidth = s->bandwidth,
-	        .urgent_realtime = s->urgent_realtime,
+	        .tuning =
+	                {
+	                        .urgent_realtime = s->urgent_realtime,
+	                        .bulk_nice = (int)s->bulk_nice,
+	                        .urgent_cpus = s->urgent_cpus,
+	                        .bulk_cpus = s->bulk_cpus,
+	                },
 	};
 }
 

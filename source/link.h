@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/cpu_list.h"
 #include "net/channel.h"
 #include "net/loop.h"
 #include "source/export.h"
@@ -24,6 +25,14 @@
 #define LINK_STREAM_LOW_WATER_BYTES (256 * 1024)
 
 struct links;
+
+/* How a link's thread is scheduled. */
+struct link_tuning {
+	bool urgent_realtime; /* ask for SCHED_FIFO */
+	int bulk_nice;        /* 0..19 */
+	struct cpu_list urgent_cpus;
+	struct cpu_list bulk_cpus;
+};
 
 struct link {
 	struct links *links;
@@ -41,7 +50,8 @@ struct link {
 	struct link *prev, *next;
 	pthread_t thread;
 	bool running;
-	struct link *successor; /* starts when this one has ended */
+	struct link *successor;    /* starts when this one has ended */
+	struct link_tuning tuning; /* before its thread starts, then that's */
 
 	/* Its own thread's. */
 	struct page_decoder *decoder;
@@ -60,7 +70,7 @@ struct link {
 struct links_options {
 	unsigned max;              /* all links together */
 	uint64_t stream_bandwidth; /* bytes a second for each stream; 0: no limit */
-	bool urgent_realtime;      /* ask for SCHED_FIFO */
+	struct link_tuning tuning;
 };
 
 /* Main loop. */

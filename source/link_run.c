@@ -9,14 +9,12 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/log.h"
+#include "core/thread_tuning.h"
 #include "source/link.h"
 #include "source/links.h"
-
-#define BULK_NICE 19
 
 static int send_message(struct link *link, const struct page_message *m)
 {
@@ -324,19 +322,27 @@ void link_on_wake(void *arg)
 	}
 }
 
-/* Urgent answers before everything else on this machine's threads, the stream after. */
-static void set_priority(struct link *link)
+static void tell_once(atomic_bool *told, const struct error *err)
 {
-	static atomic_bool refused;
-	struct sched_param param = {.sched_priority = 1};
+	if (err->code < 0 && !atomic_exchange(told, true))
+		log_info("%s", err->text);
+}
 
-	if (link->role == LINK_ROLE_BULK) {
-		(void)setpriority(PRIO_PROCESS, (id_t)gettid(), BULK_NICE); /* needs no right */
-	} else if (links_urgent_realtime(link->links) &&
-	           pthread_setschedparam(pthread_self(), SCHED_FIFO, &param) != 0 &&
-	           !atomic_exchange(&refused, true)) {
-		log_info("urgent threads run without SCHED_FIFO (no right to it), ignoring");
-	}
+/* Urgent answers before everything else on this machine's threads, the stream after. */
+static void set_priority(const struct link *link)
+{
+	static atomic_bool told_class, told_cpus;
+	const struct link_tuning *t = &link->tuning;
+	bool urgent = link->role == LINK_ROLE_URGENT;
+	struct error class_err = {0}, cpus_err = {0};
+
+	(void)thread_set_cpus(urgent ? &t->urgent_cpus : &t->bulk_cpus, &cpus_err);
+	tell_once(&told_cpus, &cpus_err);
+	if (urgent)
+		(void)thread_set_realtime(t->urgent_realtime ? 1 : 0, &class_err);
+	else
+		(void)thread_set_nice(t->bulk_nice, &class_err);
+	tell_once(&told_class, &class_err);
 }
 
 static int link_begin(struct link *link)

@@ -21,7 +21,7 @@ struct links {
 	unsigned n;
 	unsigned max;
 	_Atomic uint64_t stream_bandwidth;
-	atomic_bool urgent_realtime;
+	struct link_tuning tuning;
 };
 
 const char *link_role_text(enum link_role role)
@@ -32,11 +32,6 @@ const char *link_role_text(enum link_role role)
 struct loop *links_main_loop(const struct links *ls)
 {
 	return ls->main_loop;
-}
-
-bool links_urgent_realtime(const struct links *ls)
-{
-	return atomic_load(&ls->urgent_realtime);
 }
 
 uint64_t links_stream_bandwidth(const struct links *ls)
@@ -53,7 +48,7 @@ void links_set_options(struct links *ls, const struct links_options *options)
 {
 	ls->max = options->max;
 	atomic_store(&ls->stream_bandwidth, options->stream_bandwidth);
-	atomic_store(&ls->urgent_realtime, options->urgent_realtime);
+	ls->tuning = options->tuning;
 }
 
 int links_new(struct loop *main_loop, const struct links_options *options, struct links **ret)
@@ -112,6 +107,7 @@ static int thread_start(struct link *link)
 
 	/* Now, not when it was accepted: the one that it replaces may still end the round. */
 	link->round = export_round(link->export);
+	link->tuning = link->links->tuning;
 	r = thread_create_quiet(&link->thread, NULL, link_thread, link);
 	link->running = r == 0;
 	return r;

@@ -9,7 +9,6 @@ const char *link_role_text(enum link_role role); /* "urgent", "bulk" */
 
 /* Any thread. */
 struct loop *links_main_loop(const struct links *ls);
-bool links_urgent_realtime(const struct links *ls);
 uint64_t links_stream_bandwidth(const struct links *ls);
 
 #endif

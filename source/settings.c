@@ -63,6 +63,12 @@ static const struct config_option table[] = {
                "bytes", "the kernel's send and receive buffer"),
         OPTION("links", "urgent_realtime", config_parse_bool, urgent_realtime, "yes", true, NULL,
                "SCHED_FIFO for threads that answer faults, where that is permitted"),
+        OPTION("links", "bulk_nice", config_parse_uint, bulk_nice, "19", true, NULL,
+               "nice value of the threads that stream; 0 to 19"),
+        OPTION("links", "urgent_cpus", config_parse_cpus, urgent_cpus, "", true, NULL,
+               "CPUs of the threads that answer faults, as in 0,2-3; empty: all"),
+        OPTION("links", "bulk_cpus", config_parse_cpus, bulk_cpus, "", true, NULL,
+               "CPUs of the threads that stream; empty: all"),
 
         OPTION("log", "level", config_parse_log_level, log_level, "info", true, NULL,
                "error, warning, notice, info or debug"),
@@ -113,6 +119,9 @@ static int check(struct settings *s, struct error *err)
 		return error_set(err, -EINVAL,
 		                 "[listen] sessions and hello_timeout and [exports] max must be at "
 		                 "least 1, [links] max at least 2");
+	if (s->bulk_nice > 19)
+		return error_set(err, -EINVAL, "[links] bulk_nice: expected 0 to 19, not %u",
+		                 s->bulk_nice);
 	if (s->socket_buffer_bytes > INT_MAX / 2)
 		return error_set(err, -EINVAL, "[links] socket_buffer: expected at most 1G");
 	int r = parse_access("export", s->export_uids, s->export_gids, &s->export_access, err);

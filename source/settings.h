@@ -8,6 +8,7 @@
 #include <sys/types.h>
 
 #include "core/access_list.h"
+#include "core/cpu_list.h"
 #include "core/error.h"
 
 #define SETTINGS_PATH_DEFAULT "/etc/postcopyd/postcopy-sourced.conf"
@@ -34,6 +35,9 @@ struct settings {
 	uint64_t bandwidth;
 	uint64_t socket_buffer_bytes;
 	bool urgent_realtime;
+	unsigned bulk_nice;
+	struct cpu_list urgent_cpus;
+	struct cpu_list bulk_cpus;
 	int log_level;
 	int log_target; /* enum log_target */
 

@@ -45,6 +45,7 @@ int config_parse_bool(const char *value, void *dest, struct error *err);       /
 int config_parse_uint(const char *value, void *dest, struct error *err);       /* unsigned */
 int config_parse_bytes(const char *value, void *dest, struct error *err);      /* uint64_t */
 int config_parse_duration(const char *value, void *dest, struct error *err);   /* uint64_t us */
+int config_parse_cpus(const char *value, void *dest, struct error *err);       /* cpu_list */
 int config_parse_mode(const char *value, void *dest, struct error *err);       /* mode_t, octal */
 int config_parse_log_level(const char *value, void *dest, struct error *err);  /* int */
 int config_parse_log_target(const char *value, void *dest, struct error *err); /* int */

@@ -7,6 +7,7 @@
 #include "core/config_value.h"
 
 #include "core/cleanup.h"
+#include "core/cpu_list.h"
 #include "core/log.h"
 #include "core/units.h"
 
@@ -19,9 +20,10 @@ static const struct {
 	config_parse_fn parse;
 	size_t size;
 } value_sizes[] = {
-        {config_parse_string, sizeof(char *)},     {config_parse_bool, sizeof(bool)},
-        {config_parse_uint, sizeof(unsigned)},     {config_parse_bytes, sizeof(uint64_t)},
-        {config_parse_duration, sizeof(uint64_t)}, {config_parse_mode, sizeof(mode_t)},
+        {config_parse_string, sizeof(char *)},        {config_parse_bool, sizeof(bool)},
+        {config_parse_uint, sizeof(unsigned)},        {config_parse_bytes, sizeof(uint64_t)},
+        {config_parse_duration, sizeof(uint64_t)},    {config_parse_mode, sizeof(mode_t)},
+        {config_parse_cpus, sizeof(struct cpu_list)},
 };
 
 static const struct {
@@ -68,6 +70,11 @@ int config_parse_string(const char *value, void *dest, struct error *err)
 	free(*field); /* the default, or an earlier line */
 	*field = copy;
 	return 0;
+}
+
+int config_parse_cpus(const char *value, void *dest, struct error *err)
+{
+	return cpu_list_parse(value, dest, err);
 }
 
 int config_parse_bool(const char *value, void *dest, struct error *err)

@@ -115,8 +115,8 @@ static void test_example(void **state)
 	assert_string_equal(s->ca, d->ca);
 	assert_string_equal(s->control_uids, d->control_uids);
 	assert_string_equal(s->control_gids, d->control_gids);
-	assert_string_equal(s->urgent_cpus, d->urgent_cpus);
-	assert_string_equal(s->bulk_cpus, d->bulk_cpus);
+	assert_memory_equal(&s->urgent_cpus, &d->urgent_cpus, sizeof(s->urgent_cpus));
+	assert_memory_equal(&s->bulk_cpus, &d->bulk_cpus, sizeof(s->bulk_cpus));
 	assert_int_equal(s->urgent_rt_priority, d->urgent_rt_priority);
 	assert_int_equal(s->bulk_nice, d->bulk_nice);
 	assert_int_equal(s->stream_window_bytes, d->stream_window_bytes);
