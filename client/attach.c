@@ -121,10 +121,29 @@ static int uffds_keep(struct postcopy *h, const struct postcopy_attach_params *p
 	return 0;
 }
 
+static int regions_keep(struct postcopy *h, const struct postcopy_attach_params *p,
+                        struct error *err)
+{
+	h->regions = calloc(p->n_regions, sizeof(*h->regions));
+	if (!h->regions)
+		return error_set_errno(err, -ENOMEM, "cannot copy %zu regions", p->n_regions);
+	h->n_regions = p->n_regions;
+	for (size_t i = 0; i < p->n_regions; i++)
+		h->regions[i] = (struct region_kept){
+		        .gpa = p->regions[i].guest_physical_address,
+		        .hva = (uintptr_t)p->regions[i].address,
+		        .length_bytes = p->regions[i].length,
+		        .page_size_bytes = p->regions[i].page_size,
+		        .shared = p->regions[i].backing == POSTCOPY_BACKING_MEMFD,
+		};
+	return 0;
+}
+
 /*
  * Collapsing shared memory into a huge page (khugepaged, MADV_COLLAPSE) drops
  * the poison markers in it, and lost pages would read as data again (measured on
- * 6.12 and 6.18). Fails only where nothing can be collapsed.
+ * 6.12 and 6.18). Fails only where nothing can be collapsed. collapse_plan.c
+ * lifts it again where nothing is lost.
  */
 static void regions_keep_small(const struct postcopy_attach_params *p)
 {
@@ -147,6 +166,8 @@ static int attach(const struct postcopy_attach_params *p, struct postcopy **ret,
 		r = link_new(p->socket_path, false, p->timeout_ms, &h, err);
 	if (r == 0)
 		r = uffds_keep(h, p, err);
+	if (r == 0)
+		r = regions_keep(h, p, err);
 	if (r == 0)
 		regions_keep_small(p);
 	if (r == 0)

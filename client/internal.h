@@ -2,10 +2,10 @@
 /*
  * The inside of a handle, shared by libpostcopy's files.
  *
- * The library has no thread of its own: whichever call waits for something
- * takes the reader's role (one at a time), reads the socket for everybody and
- * wakes the others. So a vCPU thread can report poison while another waits for
- * a state, and neither takes the other's message.
+ * The library has no thread of its own to read the socket: whichever call waits
+ * for something takes the reader's role (one at a time), reads the socket for
+ * everybody and wakes the others. So a vCPU thread can report poison while
+ * another waits for a state, and neither takes the other's message.
  */
 #ifndef CLIENT_INTERNAL_H
 #define CLIENT_INTERNAL_H
@@ -20,14 +20,15 @@
 #include "wire/attach_message.h"
 
 #define DEFAULT_TIMEOUT_MS 10000
-/* A reply is far smaller: a state, or an errno, with its text. */
+/* The largest reply is a list of POISON_LIST_MAX ranges. */
 #define REPLY_BYTES_MAX 4096
 
-/* A request that awaits its Ack. Acks come in the order of the requests. */
+/* A request that awaits its answer. Answers come in the order of the requests. */
 struct pending {
 	struct pending *next;
+	struct attach_reply *list; /* NULL: an Ack is wanted, else a PoisonList */
 	bool done;
-	bool abandoned; /* its caller has given up: freed when the Ack comes */
+	bool abandoned; /* its caller has given up: freed when the answer comes */
 	int error;      /* a negative errno */
 	char text[WIRE_ERROR_TEXT_MAX];
 };
@@ -40,6 +41,27 @@ struct waiter {
 	bool done;    /* reached, or final */
 };
 
+/* What the library must know of a destination's region when all is here. */
+struct region_kept {
+	uint64_t gpa;
+	uint64_t hva;
+	uint64_t length_bytes;
+	uint64_t page_size_bytes;
+	bool shared;
+};
+
+/* The thread of postcopy_collapse(), see collapse.c. */
+struct collapse {
+	pthread_mutex_t lock;   /* all of the following */
+	pthread_cond_t changed; /* clock: monotonic; the thread has ended, or shall */
+	pthread_t thread;
+	bool started;  /* once */
+	bool running;  /* from the call on until the thread ends */
+	bool joinable; /* thread is one that nobody has joined */
+	bool stop;
+	struct postcopy_collapse_progress progress;
+};
+
 struct postcopy {
 	bool is_source;
 	uint64_t timeout_us; /* for answers; UINT64_MAX: for ever */
@@ -48,6 +70,9 @@ struct postcopy {
 	int epoll_fd;        /* sock and event_fd, for the caller's event loop */
 	int uffds[ATTACH_UFFDS_MAX];
 	size_t n_uffds;
+	struct region_kept *regions; /* destination */
+	size_t n_regions;
+	struct collapse collapse;
 
 	pthread_mutex_t send_lock; /* before lock; held while a request is queued and sent */
 	pthread_mutex_t lock;      /* all of the following but the buffer */
@@ -85,6 +110,10 @@ void link_free(struct postcopy *h); /* NULL is nothing to free */
 int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
               size_t n_fds, struct error *err);
 
+/* The same for a request whose answer is a PoisonList. */
+int link_ask(struct postcopy *h, const struct attach_request *request, struct attach_reply *ret,
+             struct error *err);
+
 /* The first request of a connection. Enters the state unless the daemon has told one by then. */
 int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
                const char *state, struct error *err);
@@ -101,6 +130,21 @@ void link_drain(struct postcopy *h);
 /* The deadline of a timeout from now, and UINT64_MAX for a timeout without end. */
 uint64_t deadline_after_us(uint64_t timeout_us);
 uint64_t timeout_from_ms(int timeout_ms);
+
+/* A condition variable whose waits end by the monotonic clock. */
+void condition_init(pthread_cond_t *c);
+/* Wait for a change, or the deadline, which may be UINT64_MAX. */
+void condition_wait(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t deadline_us);
+
+/* poison.c: what the guest has lost. */
+
+/* All of it, by address; *ret is the caller's to free. */
+int poison_list_get(struct postcopy *h, struct poison_range **ret, size_t *ret_n,
+                    struct error *err);
+
+/* collapse.c */
+void collapse_init(struct collapse *c);
+void collapse_fini(struct collapse *c); /* stops and joins its thread */
 
 /* reply.c: what the daemon says. */
 

@@ -72,10 +72,19 @@ static int event_fds_open(struct postcopy *h)
 	return r < 0 ? r : epoll_add(h->epoll_fd, h->sock);
 }
 
+void condition_init(pthread_cond_t *c)
+{
+	pthread_condattr_t attr;
+
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(c, &attr);
+	pthread_condattr_destroy(&attr);
+}
+
 static struct postcopy *handle_alloc(bool is_source, int timeout_ms)
 {
 	struct postcopy *h = calloc(1, sizeof(*h));
-	pthread_condattr_t attr;
 
 	if (!h)
 		return NULL;
@@ -86,10 +95,8 @@ static struct postcopy *handle_alloc(bool is_source, int timeout_ms)
 	h->status.connected = 1;
 	pthread_mutex_init(&h->send_lock, NULL);
 	pthread_mutex_init(&h->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&h->changed, &attr);
-	pthread_condattr_destroy(&attr);
+	condition_init(&h->changed);
+	collapse_init(&h->collapse);
 	return h;
 }
 
@@ -125,6 +132,7 @@ void link_free(struct postcopy *h)
 {
 	if (!h)
 		return;
+	collapse_fini(&h->collapse); /* first: its thread works on the regions */
 	while (h->pending_head) {
 		struct pending *p = h->pending_head;
 
@@ -140,6 +148,7 @@ void link_free(struct postcopy *h)
 	pthread_cond_destroy(&h->changed);
 	pthread_mutex_destroy(&h->lock);
 	pthread_mutex_destroy(&h->send_lock);
+	free(h->regions);
 	free(h);
 }
 
@@ -230,17 +239,17 @@ static void read_until(struct postcopy *h, uint64_t deadline_us)
 	pthread_cond_broadcast(&h->changed);
 }
 
-static void changed_wait(struct postcopy *h, uint64_t deadline_us)
+void condition_wait(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t deadline_us)
 {
 	struct timespec ts;
 
 	if (deadline_us == UINT64_MAX) {
-		pthread_cond_wait(&h->changed, &h->lock);
+		pthread_cond_wait(c, lock);
 		return;
 	}
 	ts.tv_sec = (time_t)(deadline_us / 1000000);
 	ts.tv_nsec = (long)(deadline_us % 1000000) * 1000;
-	pthread_cond_timedwait(&h->changed, &h->lock, &ts);
+	pthread_cond_timedwait(c, lock, &ts);
 }
 
 int link_wait(struct postcopy *h, const bool *done, uint64_t deadline_us)
@@ -252,7 +261,7 @@ int link_wait(struct postcopy *h, const bool *done, uint64_t deadline_us)
 		if (clock_monotonic_us() >= deadline_us)
 			return -ETIMEDOUT;
 		if (h->reading)
-			changed_wait(h, deadline_us);
+			condition_wait(&h->changed, &h->lock, deadline_us);
 		else
 			read_until(h, deadline_us);
 	}
@@ -306,7 +315,7 @@ static int request_send(struct postcopy *h, const struct attach_request *request
 	return r;
 }
 
-/* The Ack's verdict, or why there was none. Frees p or leaves it to the reader. */
+/* The answer's verdict, or why there was none. Frees p or leaves it to the reader. */
 static int request_finish(struct postcopy *h, struct pending *p, int r, struct error *err)
 {
 	if (p->done) {
@@ -327,8 +336,8 @@ static int request_finish(struct postcopy *h, struct pending *p, int r, struct e
 	return error_set(err, r, "the daemon closed the connection without an answer");
 }
 
-int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
-              size_t n_fds, struct error *err)
+static int request_call(struct postcopy *h, const struct attach_request *request, const int *fds,
+                        size_t n_fds, struct attach_reply *list, struct error *err)
 {
 	struct pending *p = calloc(1, sizeof(*p));
 	uint64_t deadline_us = deadline_after_us(h->timeout_us);
@@ -336,6 +345,7 @@ int link_call(struct postcopy *h, const struct attach_request *request, const in
 
 	if (!p)
 		return error_set_errno(err, -ENOMEM, "cannot send a request");
+	p->list = list;
 	r = request_send(h, request, fds, n_fds, p);
 	if (r < 0) {
 		free(p);
@@ -348,6 +358,18 @@ int link_call(struct postcopy *h, const struct attach_request *request, const in
 	r = request_finish(h, p, r, err);
 	pthread_mutex_unlock(&h->lock);
 	return r;
+}
+
+int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
+              size_t n_fds, struct error *err)
+{
+	return request_call(h, request, fds, n_fds, NULL, err);
+}
+
+int link_ask(struct postcopy *h, const struct attach_request *request, struct attach_reply *ret,
+             struct error *err)
+{
+	return request_call(h, request, NULL, 0, ret, err);
 }
 
 int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the daemon says: Acks for requests and changes of state. Called by
+ * What the daemon says: answers to requests and changes of state. Called by
  * link.c's reader with the handle's lock held.
  */
 #include <errno.h>
@@ -95,23 +95,33 @@ void state_enter(struct postcopy *h, const char *name, const char *text, bool fi
 	change_announce(h);
 }
 
-static int ack_dispatch(struct postcopy *h, const struct attach_reply *reply)
+/* -EPROTO for a number that is no errno, or success without the list: that is none. */
+static int ack_verdict(const struct pending *p, const struct attach_reply *reply)
+{
+	if (reply->error > 0 && reply->error < 4096)
+		return -reply->error;
+	return reply->error == 0 && !p->list ? 0 : -EPROTO;
+}
+
+/* An Ack or a list, for the oldest request. */
+static int answer_dispatch(struct postcopy *h, const struct attach_reply *reply)
 {
 	struct pending *p = h->pending_head;
+	bool is_list = reply->type == ATTACH_REPLY_POISON_LIST;
 
-	if (!p)
-		return -EPROTO; /* an Ack that nobody asked for */
+	if (!p || (is_list && !p->list))
+		return -EPROTO; /* an answer that nobody asked for */
 	h->pending_head = p->next;
 	if (!p->next)
 		h->pending_tail = &h->pending_head;
-	if (p->abandoned) {
+	if (p->abandoned) { /* p->list, too: its caller has returned */
 		free(p);
 		return 0;
 	}
-	/* -EPROTO for a number that is no errno: it must not become a success. */
-	p->error = reply->error > 0 && reply->error < 4096 ? -reply->error
-	           : reply->error == 0                     ? 0
-	                                                   : -EPROTO;
+	if (is_list)
+		*p->list = *reply;
+	else
+		p->error = ack_verdict(p, reply);
 	snprintf(p->text, sizeof(p->text), "%s", reply->text);
 	p->done = true;
 	pthread_cond_broadcast(&h->changed);
@@ -124,8 +134,8 @@ int reply_dispatch(struct postcopy *h, const uint8_t *body, size_t len)
 
 	if (attach_reply_decode(body, len, &reply, NULL) < 0)
 		return -EPROTO;
-	if (reply.type == ATTACH_REPLY_ACK)
-		return ack_dispatch(h, &reply);
+	if (reply.type == ATTACH_REPLY_ACK || reply.type == ATTACH_REPLY_POISON_LIST)
+		return answer_dispatch(h, &reply);
 	/* After the final state there is none: a late message cannot revive it. */
 	if (reply.type == ATTACH_REPLY_STATE && !h->status.final)
 		state_enter(h, reply.state, reply.text, reply.final);

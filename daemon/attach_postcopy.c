@@ -5,6 +5,10 @@
  * A request that is refused gets an Ack with errno and text and leaves the
  * connection usable; bytes that are no request get one, too, and then the
  * connection is closed.
+ *
+ * A connection may ask for what its guest has lost as long as it stands: the
+ * migration's memory and its ledger go soon after the end, so the list is
+ * brought up to date with the final state and kept here.
  */
 #include "daemon/attach_postcopy.h"
 
@@ -14,6 +18,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "daemon/poison_list.h"
 #include "net/ipc.h"
 #include "wire/attach_message.h"
 
@@ -23,6 +28,8 @@
 struct postcopy_client {
 	struct attach_client client; /* first: see attach_server.h */
 	struct ipc_connection *connection;
+	struct poison_list poison; /* as of the last question, or of the end */
+	int poison_error;          /* why the list of the end could not be made */
 };
 
 static struct postcopy_client *postcopy_client(struct attach_client *c)
@@ -57,10 +64,33 @@ static void on_change(struct attach_client *client, const struct migration *m)
 	        .type = ATTACH_REPLY_STATE,
 	        .final = migration_state_final(m->state),
 	};
+	struct postcopy_client *pc = postcopy_client(client);
 
+	if (reply.final && m->memory)
+		pc->poison_error = poison_list_update(&pc->poison, &m->memory->ledger);
 	snprintf(reply.state, sizeof(reply.state), "%s", migration_state_name(m->state));
 	snprintf(reply.text, sizeof(reply.text), "%s", m->state_text);
-	reply_send(postcopy_client(client), &reply);
+	reply_send(pc, &reply);
+}
+
+static int list_poison(struct postcopy_client *pc, gpa_t from, struct error *err)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_POISON_LIST};
+	const struct migration *m = pc->client.migration;
+	int r = pc->poison_error;
+
+	if (!pc->client.attached)
+		return error_set(err, -EINVAL,
+		                 "nothing is attached on this connection: only the VMM that has "
+		                 "attached may ask what its guest has lost");
+	if (m && m->memory)
+		r = poison_list_update(&pc->poison, &m->memory->ledger);
+	if (r < 0)
+		return error_set(err, r, "not enough memory for the list of lost pages");
+	reply.n_ranges =
+	        poison_list_read(&pc->poison, from, reply.ranges, POISON_LIST_MAX, &reply.more);
+	reply_send(pc, &reply);
+	return 0;
 }
 
 static int check_request(const struct postcopy_client *pc, const struct attach_request *request,
@@ -108,6 +138,13 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
 	return 0;
 }
 
+/* The VMM has its answer: now the state, and the source. */
+static void attached(struct postcopy_client *pc)
+{
+	on_change(&pc->client, pc->client.migration);
+	migration_connect(pc->client.migration);
+}
+
 static int on_message(struct ipc_connection *connection, const uint8_t *buf, size_t len, int *fds,
                       size_t n_fds, struct error *err, void *user)
 {
@@ -115,22 +152,24 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	struct attach_request request = {0};
 	struct error error = {0};
 	int r = attach_request_decode(buf, len, &request, &error);
+	bool asks;
 
+	(void)err;
 	if (r < 0) {
 		ack_send(pc, r, error.text);
 		ipc_close_after_flush(connection);
 		return 0;
 	}
-	r = request_run(pc, &request, fds, n_fds, &error);
+	asks = request.type == ATTACH_REQUEST_LIST_POISON;
+	r = asks ? list_poison(pc, request.list_poison.from, &error)
+	         : request_run(pc, &request, fds, n_fds, &error);
 	attach_request_free(&request);
-	(void)err;
-	ack_send(pc, r, r < 0 ? error.text : "");
-	if (r < 0) {
+	if (r < 0 || !asks)
+		ack_send(pc, r, r < 0 ? error.text : "");
+	if (r < 0)
 		log_info("attach: pid %d refused: %s", (int)ipc_peer(connection)->pid, error.text);
-		return 0;
-	}
-	on_change(&pc->client, pc->client.migration);
-	migration_connect(pc->client.migration);
+	else if (!asks)
+		attached(pc);
 	return 0;
 }
 
@@ -169,6 +208,7 @@ static void client_free(struct attach_client *client)
 	struct postcopy_client *pc = postcopy_client(client);
 
 	ipc_connection_free(pc->connection);
+	poison_list_free(&pc->poison);
 	free(pc);
 }
 

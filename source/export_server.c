@@ -129,6 +129,11 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 	if (q->type == ATTACH_REQUEST_ATTACH)
 		return error_set(err, -EOPNOTSUPP,
 		                 "this is postcopy-sourced: Attach belongs to postcopyd's socket");
+	if (q->type == ATTACH_REQUEST_LIST_POISON)
+		return error_set(
+		        err, -EOPNOTSUPP,
+		        "this is postcopy-sourced: it lists nothing; ask postcopyd, on the "
+		        "destination, what a guest has lost, or this host's operator");
 	if (!x->export)
 		return error_set(err, -EINVAL, "nothing is exported on this connection yet");
 	switch (q->type) {

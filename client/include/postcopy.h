@@ -21,8 +21,9 @@
  *            at any time, also on the same handle. None is async-signal-safe:
  *            a SIGBUS handler notes the address, and a thread that is not
  *            inside a handler calls postcopy_report_poison(). The library
- *            starts no threads, installs no signal handlers and raises no
- *            SIGPIPE. After fork() the child must not use a handle.
+ *            starts no threads but the one that postcopy_collapse() is asked
+ *            for, installs no signal handlers and raises no SIGPIPE. After
+ *            fork() the child must not use a handle.
  *   Growth   reserved fields must be zero (zero the whole struct first), and
  *            unknown flag bits are refused with -EINVAL: a field of a later
  *            version is valid when its flag is set.
@@ -34,6 +35,8 @@
  *   postcopy_attach(&params, &handle, text, sizeof(text));
  *   ... load the device state, start the vCPUs ...
  *   postcopy_wait(handle, POSTCOPY_STATE_BIT(POSTCOPY_STATE_COMPLETED), -1);
+ *   postcopy_collapse(handle, text, sizeof(text));  (if it shall have huge pages)
+ *   postcopy_collapse_wait(handle, -1);
  *   postcopy_close(handle, 0);
  *
  * The source:
@@ -171,7 +174,8 @@ struct postcopy_region {
 	uint64_t length;
 	/*
 	 * Bytes, a power of two: 4096 for anonymous and memfd memory (also with
-	 * transparent huge pages), the huge page size for hugetlb (at most 4 MiB).
+	 * transparent huge pages), the huge page size for hugetlb (at most
+	 * 1 GiB, for which the daemon takes twice as much memory while it works).
 	 */
 	uint64_t page_size;
 	enum postcopy_backing backing;
@@ -242,7 +246,8 @@ struct postcopy_attach_params {
  *
  * Memfd regions are marked MADV_NOHUGEPAGE, and must stay so while they hold
  * poisoned pages, after the end of the migration, too: collapsing shared memory
- * into a huge page makes the kernel forget them.
+ * into a huge page makes the kernel forget them. postcopy_collapse() gives huge
+ * pages back where nothing is poisoned.
  *
  *   -EINVAL  a parameter breaks its contract above; the text names it. Also
  *            when the daemon finds fault with the regions, for instance when
@@ -263,6 +268,102 @@ struct postcopy_attach_params {
 POSTCOPY_PUBLIC int postcopy_attach(const struct postcopy_attach_params *params,
                                     struct postcopy **ret_handle, char *error_text,
                                     size_t error_size);
+
+struct postcopy_range {
+	uint64_t guest_physical_address; /* bytes */
+	uint64_t length;                 /* bytes, not 0 */
+};
+
+/*
+ * What the guest has lost here: all poisoned memory of this migration, sorted
+ * by guest-physical address, ranges that touch joined, multiples of 4096. The
+ * daemon is asked, from the attach until the handle is closed; the list can
+ * grow until the state is final. A VMM needs it when the guest moves on from
+ * here: what is lost stays lost, so hand the list to postcopy_report_poison()
+ * of the next export (at most POSTCOPY_RANGES_MAX ranges a call), before the
+ * freeze.
+ *
+ * At most max ranges are written (ranges may be NULL when max is 0), and
+ * *ret_n is how many there are: if that is more than max, call again with more
+ * room.
+ *   -EINVAL  the handle is a source's
+ *   -ENOTCONN, -ECONNRESET  the daemon has gone, and its list with this
+ *            connection: `postcopyctl show` on a daemon that lives again may
+ *            have it
+ *   -ETIMEDOUT  no answer; ask again
+ *   -EPROTO, -ENOMEM
+ */
+POSTCOPY_PUBLIC int postcopy_list_poison(struct postcopy *handle, struct postcopy_range *ranges,
+                                         size_t max, size_t *ret_n, char *error_text,
+                                         size_t error_size);
+
+struct postcopy_collapse_progress {
+	int running;    /* 1: the thread is at work */
+	int done;       /* 1: it has gone over everything (0 after a stop) */
+	int last_errno; /* of the latest huge page that failed, positive; 0: none */
+	int reserved32;
+	uint64_t bytes_total;          /* whole, aligned huge pages in regions of 4096 byte pages */
+	uint64_t bytes_collapsed;      /* huge now, or were already */
+	uint64_t bytes_skipped_poison; /* left alone: a page in them is poisoned */
+	uint64_t bytes_unsuitable;     /* the kernel says EINVAL, see postcopy_collapse() */
+	uint64_t bytes_failed;         /* no free huge page, pinned pages; try again later */
+	uint64_t reserved[4];
+};
+
+/*
+ * Give the guest its huge pages back, once the state is "completed": memory
+ * came in pieces of 4096 bytes, which costs the guest translation misses. Asks
+ * the daemon what is poisoned, starts one thread, which takes no signals and
+ * runs at nice 19 in the ordinary scheduling class, on the CPUs of the calling
+ * thread, and returns; the guest may run meanwhile. A huge page that holds a poisoned page is left out,
+ * so exactly what was lost stays lost. The regions must stay mapped until the
+ * thread has ended.
+ *
+ * It calls madvise(MADV_COLLAPSE) for each aligned huge page (2 MiB on x86-64)
+ * of the anonymous and memfd regions; hugetlb regions need none. Linux 6.1 and
+ * later have it for both kinds (tried on 6.1, 6.12 and 6.18), also where
+ * transparent_hugepage/enabled is madvise and shmem_enabled is never. Memfd regions lose the MADV_NOHUGEPAGE of
+ * postcopy_attach() for MADV_HUGEPAGE where nothing is poisoned; each poisoned
+ * huge page between two healthy ones costs two mappings, so at most an eighth of
+ * vm.max_map_count is used, and the rest counts as failed with ENOMEM. The
+ * same part of a file must not be mapped by two regions.
+ *
+ * Unsuitable, by the kernel's EINVAL, is what has nothing in it (never written,
+ * all zeros, or discarded); memory that the VMM marked MADV_NOHUGEPAGE itself,
+ * or prctl(PR_SET_THP_DISABLE); and a file whose offset and address differ
+ * modulo the huge page size. A page that was discarded since still reads as
+ * zeros afterwards, but takes memory again if its huge page is collapsed: call
+ * this before the balloon inflates, or accept it.
+ *
+ * May be called again after it has ended, for what failed.
+ *   -EINVAL  the handle is a source's
+ *   -EBUSY   the migration has not completed, or a collapse is running
+ *   -ENOTSUP the kernel has no MADV_COLLAPSE (before Linux 6.1, or no
+ *            transparent huge pages); the guest runs on with small pages
+ *   -ENOTCONN, -ECONNRESET, -ETIMEDOUT, -EPROTO  the daemon cannot be asked what
+ *            is poisoned, as for postcopy_list_poison(); nothing was done
+ *   -ENOMEM, -EAGAIN  no memory, or no thread
+ */
+POSTCOPY_PUBLIC int postcopy_collapse(struct postcopy *handle, char *error_text, size_t error_size);
+
+/* How far it is; zeros before the first. Never waits. Always 0. */
+POSTCOPY_PUBLIC int postcopy_collapse_progress(struct postcopy *handle,
+                                               struct postcopy_collapse_progress *ret_progress);
+
+/*
+ * Wait until the thread has ended. timeout_ms: 0 looks only, negative waits for
+ * ever.
+ *   0        it has ended; progress.done tells whether it went over everything
+ *   -ENOENT  there was no postcopy_collapse()
+ *   -ETIMEDOUT
+ */
+POSTCOPY_PUBLIC int postcopy_collapse_wait(struct postcopy *handle, int timeout_ms);
+
+/*
+ * End it early, and wait until it has ended: within a huge page, some
+ * milliseconds. What is huge stays so. 0, also if none is running.
+ */
+POSTCOPY_PUBLIC int postcopy_collapse_stop(struct postcopy *handle);
 
 /*
  * ------------------------------------------------------------------ source --
@@ -299,11 +400,6 @@ POSTCOPY_PUBLIC int postcopy_export(const struct postcopy_export_params *params,
  *   -ETIMEDOUT  no answer; the export may be frozen nevertheless
  */
 POSTCOPY_PUBLIC int postcopy_freeze(struct postcopy *handle, char *error_text, size_t error_size);
-
-struct postcopy_range {
-	uint64_t guest_physical_address; /* bytes */
-	uint64_t length;                 /* bytes, not 0 */
-};
 
 /*
  * Say that guest memory has been lost to memory errors, before or after the
@@ -385,7 +481,8 @@ POSTCOPY_PUBLIC int postcopy_process(struct postcopy *handle);
 #define POSTCOPY_CLOSE_FORCE (UINT32_C(1) << 0)
 
 /*
- * Close the connection and the duplicates of the uffds, and free the handle.
+ * Close the connection and the duplicates of the uffds, stop a collapse, and
+ * free the handle.
  * No other call on the handle may be running. NULL is permitted. Without FORCE
  * it refuses, and the handle stays valid, when that would harm the guest:
  *   -EBUSY   destination: the migration has not completed, and a thread that

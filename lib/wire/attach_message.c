@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "attach.pb-c.h"
@@ -64,6 +65,55 @@ static int decode_state(const Postcopy__Attach__V1__StateEvent *in, struct attac
 	return text_get(in->text, sizeof(ret->text), TEXT_FREE, "StateEvent.text", ret->text, err);
 }
 
+/* In order and apart, so that whoever asks for the rest comes forward each time. */
+static int range_check(const struct poison_range *r, uint64_t from, size_t i, struct error *err)
+{
+	if (r->length_bytes == 0 || !is_aligned(r->gpa.addr | r->length_bytes, WIRE_PAGE_SIZE) ||
+	    r->gpa.addr > UINT64_MAX - r->length_bytes)
+		return error_set(err, -EBADMSG,
+		                 "PoisonList.ranges[%zu]: %#" PRIx64 " + %#" PRIx64
+		                 " is empty, wraps, or is not a multiple of 4096",
+		                 i, r->gpa.addr, r->length_bytes);
+	if (r->gpa.addr < from)
+		return error_set(err, -EBADMSG,
+		                 "PoisonList.ranges[%zu] starts at %#" PRIx64
+		                 ", before the end of the one before it (%#" PRIx64 ")",
+		                 i, r->gpa.addr, from);
+	return 0;
+}
+
+static int ranges_check(const struct attach_reply *reply, struct error *err)
+{
+	uint64_t from = 0;
+
+	for (size_t i = 0; i < reply->n_ranges; i++) {
+		int r = range_check(&reply->ranges[i], from, i, err);
+
+		if (r < 0)
+			return r;
+		from = reply->ranges[i].gpa.addr + reply->ranges[i].length_bytes;
+	}
+	if (reply->more && reply->n_ranges == 0)
+		return error_set(err, -EBADMSG, "PoisonList says more, but has no range");
+	return 0;
+}
+
+static int decode_poison_list(const Postcopy__Attach__V1__PoisonList *in, struct attach_reply *ret,
+                              struct error *err)
+{
+	if (in->n_ranges > POISON_LIST_MAX)
+		return error_set(err, -EBADMSG, "PoisonList.ranges has %zu entries, at most %d",
+		                 in->n_ranges, POISON_LIST_MAX);
+	ret->type = ATTACH_REPLY_POISON_LIST;
+	ret->more = in->more;
+	ret->n_ranges = in->n_ranges;
+	for (size_t i = 0; i < in->n_ranges; i++) {
+		ret->ranges[i].gpa.addr = in->ranges[i]->guest_physical_address;
+		ret->ranges[i].length_bytes = in->ranges[i]->length;
+	}
+	return ranges_check(ret, err);
+}
+
 int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret, struct error *err)
 {
 	const Postcopy__Attach__V1__AttachReply *in;
@@ -79,6 +129,8 @@ int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret
 		r = decode_ack(in->ack, &reply, err);
 	else if (in->reply_case == PB(ATTACH_REPLY__REPLY_STATE))
 		r = decode_state(in->state, &reply, err);
+	else if (in->reply_case == PB(ATTACH_REPLY__REPLY_POISON_LIST))
+		r = decode_poison_list(in->poison_list, &reply, err);
 	else
 		r = error_set(err, -EBADMSG, "AttachReply of unknown type %u",
 		              m->n_unknown_fields ? m->unknown_fields[0].tag : 0);
@@ -86,6 +138,29 @@ int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret
 	if (r == 0)
 		*ret = reply;
 	return r;
+}
+
+static int encode_poison_list(const struct attach_reply *r, uint8_t **ret, size_t *ret_len)
+{
+	Postcopy__Attach__V1__AttachReply reply = POSTCOPY__ATTACH__V1__ATTACH_REPLY__INIT;
+	Postcopy__Attach__V1__PoisonList list = POSTCOPY__ATTACH__V1__POISON_LIST__INIT;
+	Postcopy__Attach__V1__PoisonRange ranges[POISON_LIST_MAX];
+	Postcopy__Attach__V1__PoisonRange *ptrs[POISON_LIST_MAX];
+
+	if (r->n_ranges > POISON_LIST_MAX || ranges_check(r, NULL) < 0)
+		return -EINVAL;
+	for (size_t i = 0; i < r->n_ranges; i++) {
+		postcopy__attach__v1__poison_range__init(&ranges[i]);
+		ranges[i].guest_physical_address = r->ranges[i].gpa.addr;
+		ranges[i].length = r->ranges[i].length_bytes;
+		ptrs[i] = &ranges[i];
+	}
+	list.ranges = ptrs;
+	list.n_ranges = r->n_ranges;
+	list.more = r->more;
+	reply.reply_case = PB(ATTACH_REPLY__REPLY_POISON_LIST);
+	reply.poison_list = &list;
+	return body_pack(&reply.base, ret, ret_len);
 }
 
 int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret_len)
@@ -111,6 +186,8 @@ int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret
 		state.final = r->final;
 		reply.reply_case = PB(ATTACH_REPLY__REPLY_STATE);
 		reply.state = &state;
+	} else if (r->type == ATTACH_REPLY_POISON_LIST) {
+		return encode_poison_list(r, ret, ret_len);
 	} else {
 		return -EINVAL;
 	}

@@ -25,6 +25,7 @@
 #define PEER_IDENTITY_MAX 256  /* with the final NUL */
 #define ATTACH_STATE_MAX 32    /* with the final NUL */
 #define POISON_RANGES_MAX 4096 /* in one message */
+#define POISON_LIST_MAX 128    /* in one reply: it stays below the client's 4096 bytes */
 
 enum backing {
 	BACKING_ANONYMOUS = 1,
@@ -78,6 +79,7 @@ enum attach_request_type {
 	ATTACH_REQUEST_FREEZE,
 	ATTACH_REQUEST_REPORT_POISON,
 	ATTACH_REQUEST_WITHDRAW,
+	ATTACH_REQUEST_LIST_POISON,
 };
 
 struct attach_request {
@@ -104,6 +106,9 @@ struct attach_request {
 		struct {
 			bool force;
 		} withdraw;
+		struct {
+			gpa_t from;
+		} list_poison;
 	};
 };
 
@@ -111,6 +116,7 @@ enum attach_reply_type {
 	ATTACH_REPLY_NONE,
 	ATTACH_REPLY_ACK,
 	ATTACH_REPLY_STATE,
+	ATTACH_REPLY_POISON_LIST,
 };
 
 struct attach_reply {
@@ -119,6 +125,10 @@ struct attach_reply {
 	char state[ATTACH_STATE_MAX]; /* state */
 	bool final;                   /* state */
 	char text[WIRE_ERROR_TEXT_MAX];
+	/* Poison list: wire pages, ascending, not overlapping; more only with a range. */
+	struct poison_range ranges[POISON_LIST_MAX];
+	size_t n_ranges;
+	bool more;
 };
 
 /*

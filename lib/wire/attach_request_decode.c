@@ -209,6 +209,9 @@ static int decode_body(const PbRequest *in, struct attach_request *ret, struct e
 	case ATTACH_REQUEST_WITHDRAW:
 		ret->withdraw.force = in->withdraw->force;
 		return 0;
+	case ATTACH_REQUEST_LIST_POISON:
+		ret->list_poison.from.addr = in->list_poison->guest_physical_address;
+		return 0;
 	case ATTACH_REQUEST_NONE:
 		break;
 	}

@@ -19,6 +19,7 @@ static_assert((int)ATTACH_REQUEST_EXPORT == PB_CASE(EXPORT), "types");
 static_assert((int)ATTACH_REQUEST_FREEZE == PB_CASE(FREEZE), "types");
 static_assert((int)ATTACH_REQUEST_REPORT_POISON == PB_CASE(REPORT_POISON), "types");
 static_assert((int)ATTACH_REQUEST_WITHDRAW == PB_CASE(WITHDRAW), "types");
+static_assert((int)ATTACH_REQUEST_LIST_POISON == PB_CASE(LIST_POISON), "types");
 
 /* Room for n records of one array: each a message and a pointer, with their heads. */
 #define ARENA_BYTES(n, message) ((n) * (sizeof(message) + sizeof(void *) + 32) + 256)
@@ -139,6 +140,7 @@ int attach_request_encode(const struct attach_request *r, uint8_t **ret, size_t 
 	Postcopy__Attach__V1__AttachRequest out = POSTCOPY__ATTACH__V1__ATTACH_REQUEST__INIT;
 	Postcopy__Attach__V1__Freeze freeze = POSTCOPY__ATTACH__V1__FREEZE__INIT;
 	Postcopy__Attach__V1__Withdraw withdraw = POSTCOPY__ATTACH__V1__WITHDRAW__INIT;
+	Postcopy__Attach__V1__ListPoison list = POSTCOPY__ATTACH__V1__LIST_POISON__INIT;
 
 	out.request_case = (Postcopy__Attach__V1__AttachRequest__RequestCase)r->type;
 	switch (r->type) {
@@ -158,6 +160,10 @@ int attach_request_encode(const struct attach_request *r, uint8_t **ret, size_t 
 	case ATTACH_REQUEST_WITHDRAW:
 		withdraw.force = r->withdraw.force;
 		out.withdraw = &withdraw;
+		return body_pack(&out.base, ret, ret_len);
+	case ATTACH_REQUEST_LIST_POISON:
+		list.guest_physical_address = r->list_poison.from.addr;
+		out.list_poison = &list;
 		return body_pack(&out.base, ret, ret_len);
 	case ATTACH_REQUEST_NONE:
 		break;

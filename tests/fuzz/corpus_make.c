@@ -121,6 +121,9 @@ static void attach_seeds(void)
 	attach_request_seed("freeze", &r);
 	r = (struct attach_request){.type = ATTACH_REQUEST_WITHDRAW, .withdraw = {true}};
 	attach_request_seed("withdraw", &r);
+	r = (struct attach_request){.type = ATTACH_REQUEST_LIST_POISON,
+	                            .list_poison = {{UINT64_C(1) << 32}}};
+	attach_request_seed("list_poison", &r);
 	r = (struct attach_request){.type = ATTACH_REQUEST_REPORT_POISON,
 	                            .report_poison = {poisoned, 2}};
 	attach_request_seed("report_poison", &r);
@@ -143,6 +146,10 @@ static void attach_reply_seeds(void)
 	                             .state = "completed",
 	                             .final = true,
 	                             .text = "all pages are here"};
+	struct attach_reply list = {.type = ATTACH_REPLY_POISON_LIST,
+	                            .ranges = {{{0x100000}, 4096}, {{0x200000}, 0x200000}},
+	                            .n_ranges = 2,
+	                            .more = true};
 	uint8_t *buf;
 	size_t len;
 
@@ -151,6 +158,9 @@ static void attach_reply_seeds(void)
 	free(buf);
 	FUZZ_CHECK(attach_reply_encode(&state, &buf, &len) == 0);
 	seed_write("attach_reply", "state", buf, len);
+	free(buf);
+	FUZZ_CHECK(attach_reply_encode(&list, &buf, &len) == 0);
+	seed_write("attach_reply", "poison_list", buf, len);
 	free(buf);
 }
 

@@ -6,6 +6,7 @@
  */
 #include "daemon_fixture.h"
 
+#include <poll.h>
 #include <sys/wait.h>
 
 /* Attach on a fresh connection; expect this errno and text, and that nothing has happened. */
@@ -254,6 +255,114 @@ static void test_attach_twice(void **state)
 	done(&b);
 }
 
+static struct attach_reply list_ask(int sock, uint64_t from)
+{
+	struct attach_request ask = {.type = ATTACH_REQUEST_LIST_POISON, .list_poison = {{from}}};
+	struct attach_reply reply = {0};
+
+	attach_send(sock, &ask, NULL, 0);
+	do
+		attach_recv(sock, &reply);
+	while (reply.type == ATTACH_REPLY_STATE);
+	return reply;
+}
+
+/* A VMM with a migration of its own; the connection stays. */
+static int attached(struct bad_attach *b, uint8_t id)
+{
+	struct attach_reply reply = {0};
+	int sock = connect_to(b->f->attach);
+
+	b->request = attach_request_for(id, b->regions, 1);
+	attach_send(sock, &b->request, &b->uffd, 1);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.error, 0);
+	return sock;
+}
+
+static void operator_poisons(const struct fixture *f, uint8_t id, uint64_t page, uint64_t n)
+{
+	struct poison_range range = {{REGION_GPA + page * 4096}, n * 4096};
+	struct control_request poison = simple_request(CONTROL_REQUEST_POISON, id);
+	struct control_response response = {0};
+
+	poison.poison.ranges = &range;
+	poison.poison.n_ranges = 1;
+	control_call(f, &poison, &response);
+	control_response_free(&response);
+}
+
+/* Until the lane's thread has done what the operator asked for; not by the attach socket. */
+static void lost_await(const struct fixture *f, uint8_t id, uint64_t bytes)
+{
+	struct control_request get = simple_request(CONTROL_REQUEST_GET, id);
+	uint64_t lost = 0;
+
+	for (int tries = 0; lost != bytes && tries < 1000; tries++) {
+		struct control_response response = {0};
+
+		poll(NULL, 0, tries ? 10 : 0);
+		control_call(f, &get, &response);
+		lost = response.migrations->lost_bytes;
+		control_response_free(&response);
+	}
+	assert_int_equal(lost, bytes);
+}
+
+/*
+ * Promise: a VMM learns what its guest has lost, and only its own; also after
+ * the end, as long as it stays connected. Others are refused.
+ */
+static void test_list_poison(void **state)
+{
+	struct bad_attach b = good_attach(state), c = {.f = *state};
+	struct control_request cancel = simple_request(CONTROL_REQUEST_CANCEL, 1);
+	struct control_response response = {0};
+	struct attach_reply reply;
+	int sock, other, stranger = connect_to(b.f->attach);
+
+	c.memory = map_anonymous();
+	c.uffd = uffd_open();
+	c.regions[0] = anonymous_region(c.memory);
+	start_migration(b.f, 2);
+	sock = attached(&b, 1);
+	other = attached(&c, 2);
+	reply = list_ask(stranger, 0);
+	assert_int_equal(reply.type, ATTACH_REPLY_ACK);
+	assert_int_equal(reply.error, EINVAL);
+	assert_non_null(strstr(reply.text, "nothing is attached on this connection"));
+	operator_poisons(b.f, 1, 15, 1);
+	operator_poisons(b.f, 1, 2, 1);
+	operator_poisons(b.f, 1, 3, 4);
+	lost_await(b.f, 1, UINT64_C(6) * 4096);
+	reply = list_ask(sock, 0);
+	assert_int_equal(reply.n_ranges, 2);
+	assert_int_equal(reply.ranges[0].gpa.addr, REGION_GPA + UINT64_C(2) * 4096);
+	assert_int_equal(reply.ranges[0].length_bytes, 5 * 4096);
+	assert_int_equal(reply.ranges[1].gpa.addr, REGION_GPA + UINT64_C(15) * 4096);
+	assert_false(reply.more);
+	reply = list_ask(other, 0);
+	assert_int_equal(reply.type, ATTACH_REPLY_POISON_LIST);
+	assert_int_equal(reply.n_ranges, 0);
+	/* The end takes the migration's memory away, but not the list, nor what came to it last. */
+	operator_poisons(b.f, 1, 9, 1);
+	lost_await(b.f, 1, UINT64_C(7) * 4096);
+	cancel.cancel.force = true;
+	control_call(b.f, &cancel, &response);
+	control_response_free(&response);
+	reply = list_ask(sock, REGION_GPA + UINT64_C(7) * 4096);
+	assert_int_equal(reply.type, ATTACH_REPLY_POISON_LIST);
+	assert_int_equal(reply.n_ranges, 2);
+	assert_int_equal(reply.ranges[0].gpa.addr, REGION_GPA + UINT64_C(9) * 4096);
+	assert_int_equal(list_ask(sock, UINT64_MAX).n_ranges, 0);
+	assert_int_equal(list_ask(sock, 0).n_ranges, 3);
+	close(sock);
+	close(other);
+	close(stranger);
+	done(&b);
+	done(&c);
+}
+
 /* A VMM that attaches and ends when told to. Never returns. */
 static void vmm_process(const char *path, int go)
 {
@@ -332,6 +441,7 @@ int main(void)
 	        WITH_DAEMON(test_undone),
 	        WITH_DAEMON(test_garbage),
 	        WITH_DAEMON(test_attach_twice),
+	        WITH_DAEMON(test_list_poison),
 	};
 
 	if (require_uffd() < 0)

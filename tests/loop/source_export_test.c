@@ -96,6 +96,7 @@ static void test_one_export_a_migration(void **state)
 	struct export_region r = memfd_region("ram", 0, 8);
 	struct attach_request q = export_request(1, &r, 1);
 	struct vmm other = vmm_connect(f);
+	struct attach_request list = {.type = ATTACH_REQUEST_LIST_POISON};
 	struct attach_reply reply;
 	int fd = memory_new(0, 8);
 
@@ -103,6 +104,9 @@ static void test_one_export_a_migration(void **state)
 	assert_int_equal(vmm_ask(&other, &q, &fd, 1, &reply), EEXIST);
 	assert_non_null(strstr(reply.text, "exported already"));
 	assert_int_equal(vmm_freeze(&other), EINVAL);
+	/* What is lost is asked on the other side; the export goes on. */
+	assert_int_equal(vmm_ask(&v, &list, NULL, 0, &reply), EOPNOTSUPP);
+	assert_non_null(strstr(reply.text, "ask postcopyd, on the destination"));
 	q.migration_id = test_id(2);
 	assert_int_equal(vmm_ask(&v, &q, &fd, 1, &reply), EEXIST);
 	assert_int_equal(vmm_ask(&other, &q, &fd, 1, &reply), 0);

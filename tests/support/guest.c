@@ -35,7 +35,8 @@ static const char usage_text[] =
         "  --registered        do UFFDIO_API and UFFDIO_REGISTER before the attach\n"
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
-        "  --any-poison        any page may be lost; none may be wrong\n";
+        "  --any-poison        any page may be lost; none may be wrong\n"
+        "  --collapse          list what is lost and make huge pages before the last check\n";
 
 enum guest_option {
 	OPT_ID = 256,
@@ -58,6 +59,7 @@ enum guest_option {
 	OPT_EAGER,
 	OPT_PAUSE_AFTER,
 	OPT_ANY_POISON,
+	OPT_COLLAPSE,
 };
 
 static const struct option options[] = {
@@ -81,6 +83,7 @@ static const struct option options[] = {
         {"eager", no_argument, NULL, OPT_EAGER},
         {"pause-after", required_argument, NULL, OPT_PAUSE_AFTER},
         {"any-poison", no_argument, NULL, OPT_ANY_POISON},
+        {"collapse", no_argument, NULL, OPT_COLLAPSE},
         {NULL, 0, NULL, 0},
 };
 
@@ -128,6 +131,8 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->pause_after = strtoull(value, NULL, 0), 0;
 	case OPT_ANY_POISON:
 		return g->any_poison = true, 0;
+	case OPT_COLLAPSE:
+		return g->collapse = true, 0;
 	default:
 		return -1;
 	}

@@ -67,6 +67,7 @@ struct guest {
 	bool partition;       /* destination: each page by one thread only */
 	bool eager;           /* destination: touch without waiting for postcopy-active */
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
+	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */
 
 	uint64_t n_pages; /* of all regions, 4 KiB */
@@ -87,6 +88,9 @@ uint32_t guest_region_of_page(const struct guest *g, uint64_t page);
 struct pattern_page guest_pattern_page(const struct guest *g, uint64_t page);
 uint8_t *guest_page_address(const struct guest *g, uint64_t page);
 enum poison_expectation guest_page_expect(const struct guest *g, uint64_t page);
+
+/* guest_collapse.c: what is lost, and huge pages; printed. 0, -errno (said on stderr). */
+int guest_collapse(const struct guest *g);
 
 int guest_source_run(struct guest *g);
 int guest_destination_run(struct guest *g);

@@ -157,6 +157,8 @@ int guest_destination_run(struct guest *g)
 	/* Nothing stands between the memory and the guest any more. */
 	for (unsigned i = 0; i < g->n_uffds; i++)
 		close(uffds[i]);
+	if (g->collapse && guest_collapse(g) < 0)
+		return GUEST_REFUSED;
 	if (postcopy_close(g->handle, 0) < 0)
 		return GUEST_STATE;
 	status = guest_touch_verify(touch) ? GUEST_WRONG : GUEST_OK;

@@ -89,6 +89,19 @@ struct poison_region guest_region_poison(const struct guest_region *r)
 	                              guest_region_page_size(r) / PATTERN_PAGE};
 }
 
+/* As a VMM whose guest shall have huge pages maps it. */
+static int map_at_huge_page(struct guest_region *r, int flags)
+{
+	uint8_t *place = mmap(NULL, r->length + HUGE_PAGE, PROT_NONE,
+	                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (place == MAP_FAILED)
+		return -errno;
+	place = (uint8_t *)(((uintptr_t)place + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+	r->address = mmap(place, r->length, PROT_READ | PROT_WRITE, flags | MAP_FIXED, r->fd, 0);
+	return r->address == MAP_FAILED ? -errno : 0;
+}
+
 static int map_file(struct guest_region *r)
 {
 	unsigned flags = MFD_CLOEXEC | (is_hugetlb(r) ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
@@ -96,16 +109,15 @@ static int map_file(struct guest_region *r)
 	r->fd = memfd_create(r->name, flags);
 	if (r->fd < 0 || ftruncate(r->fd, (off_t)r->length) < 0)
 		return -errno;
-	r->address = mmap(NULL, r->length, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd, 0);
-	return r->address == MAP_FAILED ? -errno : 0;
+	return map_at_huge_page(r, MAP_SHARED);
 }
 
-static int map_anonymous(struct guest_region *r)
+static int map_anonymous(struct guest_region *r, bool may_be_huge)
 {
-	r->address = mmap(NULL, r->length, PROT_READ | PROT_WRITE,
-	                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (r->address == MAP_FAILED)
-		return -errno;
+	int ret = map_at_huge_page(r, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+
+	if (ret < 0 || may_be_huge)
+		return ret;
 	/* A huge page on the source would turn zero pages that were never touched into touched ones. */
 	return madvise(r->address, r->length, MADV_NOHUGEPAGE) < 0 && errno != EINVAL ? -errno : 0;
 }
@@ -114,7 +126,7 @@ int guest_regions_map(struct guest *g)
 {
 	for (size_t i = 0; i < g->n_regions; i++) {
 		struct guest_region *r = &g->regions[i];
-		int ret = r->kind == GUEST_ANONYMOUS ? map_anonymous(r) : map_file(r);
+		int ret = r->kind == GUEST_ANONYMOUS ? map_anonymous(r, g->collapse) : map_file(r);
 
 		if (ret < 0) {
 			fprintf(stderr, "testguest: cannot map %s (%s): %s\n", r->name,

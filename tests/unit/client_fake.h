@@ -95,6 +95,16 @@ static inline void fake_wait_go(struct fake *f)
 	FAKE_CHECK(f, sem_timedwait(&f->go, &ts) == 0);
 }
 
+/* Answer a question for lost memory with so many ranges of the script's. */
+static inline void fake_list(struct fake *f, const struct poison_range *ranges, size_t n, bool more)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_POISON_LIST, .n_ranges = n, .more = more};
+
+	for (size_t i = 0; i < n; i++)
+		reply.ranges[i] = ranges[i];
+	fake_reply(f, &reply);
+}
+
 /* The client has closed: nothing but the stream's end comes. */
 static inline void fake_expect_close(struct fake *f)
 {

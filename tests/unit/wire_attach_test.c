@@ -212,7 +212,7 @@ static void garbage(void **state)
 	(void)state;
 	refuse_bytes("\xff\xff\xff\xff", 4, "AttachRequest of 4 bytes is not a valid message");
 	refuse_bytes("", 0, "AttachRequest of unknown type 0");
-	refuse_bytes("\x32\x00", 2, "AttachRequest of unknown type 6");
+	refuse_bytes("\x3a\x00", 2, "AttachRequest of unknown type 7");
 	refuse_bytes(big, sizeof(big), "AttachRequest of 1048577 bytes, the limit is 1048576");
 	refuse_bytes(id, sizeof(id), "Attach.migration_id has 15 bytes, expected 16");
 	/* ReportPoison with half a million empty ranges */
@@ -288,13 +288,77 @@ static void bad_replies(void **state)
 {
 	(void)state;
 	refuse_reply("\xff", 1, "AttachReply of 1 bytes is not a valid message");
-	refuse_reply("\x1a\x00", 2, "AttachReply of unknown type 3");
+	refuse_reply("\x22\x00", 2, "AttachReply of unknown type 4");
 	refuse_reply("\x0a\x03\x08\x80\x20", 5, "Ack.error is 4096");
 	refuse_reply("\x12\x00", 2, "StateEvent.state is empty");
 	refuse_reply("\x12\x05\x0a\x03"
 	             "a b",
 	             7, "StateEvent.state \"a b\" has a space");
 	refuse_reply("\x0a\x03\x12\x01\n", 5, "Ack.text \"\\x0a\" has a control character");
+}
+
+static struct attach_reply full_list(void)
+{
+	struct attach_reply r = {
+	        .type = ATTACH_REPLY_POISON_LIST, .n_ranges = POISON_LIST_MAX, .more = true};
+
+	for (uint64_t i = 0; i < POISON_LIST_MAX; i++)
+		r.ranges[i] = (struct poison_range){
+		        {UINT64_MAX - 4095 - (POISON_LIST_MAX - i) * 8192}, 4096};
+	return r;
+}
+
+/* Promise: a full list passes as it is, and fits what libpostcopy takes in one reply. */
+static void poison_lists(void **state)
+{
+	struct attach_request ask = {.type = ATTACH_REQUEST_LIST_POISON,
+	                             .list_poison = {{0xfedcba987000}}};
+	struct attach_reply list = full_list(), got;
+	uint8_t *buf;
+	size_t len;
+
+	(void)state;
+	assert_true(turn(&ask).list_poison.from.addr == 0xfedcba987000);
+	assert_int_equal(attach_reply_encode(&list, &buf, &len), 0);
+	assert_true(len <= 4096);
+	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_int_equal(got.type, ATTACH_REPLY_POISON_LIST);
+	assert_int_equal(got.n_ranges, POISON_LIST_MAX);
+	assert_true(got.more);
+	assert_memory_equal(got.ranges, list.ranges, sizeof(list.ranges));
+	list = (struct attach_reply){.type = ATTACH_REPLY_POISON_LIST};
+	assert_int_equal(attach_reply_encode(&list, &buf, &len), 0);
+	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_true(got.n_ranges == 0 && !got.more);
+}
+
+/* Promise: a list that would make its reader ask for ever, or wrap, is no list. */
+static void bad_poison_lists(void **state)
+{
+	struct attach_reply list;
+	uint8_t *buf, many[3 + 129 * 2] = {0x1a, 0x82, 0x02};
+	size_t len;
+
+	(void)state;
+	refuse_reply("\x1a\x02\x10\x01", 4, "says more, but has no range");
+	refuse_reply("\x1a\x02\x0a\x00", 4, "ranges[0]: 0 + 0 is empty");
+	refuse_reply("\x1a\x05\x0a\x03\x10\x80\x10", 7, "ranges[0]: 0 + 0x800 is empty, wraps");
+	/* 4096 + 4096 twice */
+	refuse_reply("\x1a\x10\x0a\x06\x08\x80\x20\x10\x80\x20\x0a\x06\x08\x80\x20\x10\x80\x20", 18,
+	             "ranges[1] starts at 0x1000, before the end of the one before it (0x2000)");
+	for (size_t i = 3; i < sizeof(many); i += 2)
+		many[i] = 0x0a;
+	refuse_reply(many, sizeof(many), "PoisonList.ranges has 129 entries, at most 128");
+	list = full_list();
+	list.ranges[127].length_bytes = UINT64_MAX - 4095;
+	assert_int_equal(attach_reply_encode(&list, &buf, &len), -EINVAL);
+	list = full_list();
+	list.ranges[3].gpa = list.ranges[2].gpa;
+	assert_int_equal(attach_reply_encode(&list, &buf, &len), -EINVAL);
+	list.n_ranges = POISON_LIST_MAX + 1;
+	assert_int_equal(attach_reply_encode(&list, &buf, &len), -EINVAL);
 }
 
 static void names(void **state)
@@ -312,10 +376,11 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(attach),  cmocka_unit_test(bad_attach),
-	        cmocka_unit_test(export),  cmocka_unit_test(freeze_withdraw_poison),
-	        cmocka_unit_test(garbage), cmocka_unit_test(encode_keeps_to_the_limits),
-	        cmocka_unit_test(replies), cmocka_unit_test(bad_replies),
+	        cmocka_unit_test(attach),       cmocka_unit_test(bad_attach),
+	        cmocka_unit_test(export),       cmocka_unit_test(freeze_withdraw_poison),
+	        cmocka_unit_test(garbage),      cmocka_unit_test(encode_keeps_to_the_limits),
+	        cmocka_unit_test(replies),      cmocka_unit_test(bad_replies),
+	        cmocka_unit_test(poison_lists), cmocka_unit_test(bad_poison_lists),
 	        cmocka_unit_test(names),
 	};
 

@@ -5,6 +5,8 @@
  *                                   fault; prints "touched {...}" at the end
  *   stop                            end the touching
  *   verify                          check every page; prints "wrong N"
+ *   random READS                    read words here and there; prints "random {...}"
+ *   collapse                        make huge pages; prints "collapsed {...}"
  * Prints "state NAME NANOSECONDS" (CLOCK_MONOTONIC) for each state. The
  * touching ends with the migration. The program ends with stdin.
  */
@@ -87,6 +89,10 @@ static int obey(const struct guest *g, struct touch *touch, char *line)
 		return touch_stop(touch), 0;
 	} else if (n == 1 && !strcmp(words[0], "verify")) {
 		return verify(g), 0;
+	} else if (n == 2 && !strcmp(words[0], "random")) {
+		return huge_random(g, strtoull(words[1], NULL, 0)), 0;
+	} else if (n == 1 && !strcmp(words[0], "collapse")) {
+		return huge_collapse(g);
 	}
 	return fprintf(stderr, "bench-guest: cannot do this: %s\n", n ? words[0] : ""), -1;
 }

@@ -33,7 +33,8 @@ struct guest {
 	unsigned n_regions;    /* of the same size */
 	unsigned n_uffds;      /* destination: lanes */
 	unsigned zero_percent; /* source */
-	bool alias;            /* source: all regions are the same memory */
+	bool huge;  /* transparent huge pages, where libpostcopy or the source makes them */
+	bool alias; /* source: all regions are the same memory */
 	struct driven driven;
 
 	uint8_t *address[GUEST_REGIONS_MAX];
@@ -69,6 +70,12 @@ int touch_fd(const struct touch *t);
 void touch_stop(struct touch *t); /* soon: they end after their fault */
 /* After the end: print what was measured, and make room for the next start. */
 void touch_report(struct touch *t);
+
+/* huge.c: huge pages and what they are worth. */
+void huge_random(const struct guest *g, uint64_t n_reads); /* prints "random {...}" */
+void huge_make(const struct guest *g);                     /* source */
+int huge_collapse(
+        const struct guest *g); /* destination, when completed; prints "collapsed {...}" */
 
 /* Exit status. */
 int guest_source_run(struct guest *g);

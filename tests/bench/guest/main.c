@@ -18,7 +18,8 @@ static const char usage_text[] =
         "  --zero-percent N    of the pages\n"
         "  --uffds N           destination: spread over the regions (default 1)\n"
         "  --peer-identity SAN source: of the destination's certificate\n"
-        "  --alias             source: all regions are the same memory\n";
+        "  --alias             source: all regions are the same memory\n"
+        "  --huge              source: in transparent huge pages; destination: able to be\n";
 
 enum guest_option {
 	OPT_ID = 256,
@@ -31,6 +32,7 @@ enum guest_option {
 	OPT_UFFDS,
 	OPT_PEER_IDENTITY,
 	OPT_ALIAS,
+	OPT_HUGE,
 };
 
 static const struct option options[] = {
@@ -44,6 +46,7 @@ static const struct option options[] = {
         {"uffds", required_argument, NULL, OPT_UFFDS},
         {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
         {"alias", no_argument, NULL, OPT_ALIAS},
+        {"huge", no_argument, NULL, OPT_HUGE},
         {NULL, 0, NULL, 0},
 };
 
@@ -76,6 +79,8 @@ static int take_option(struct guest *g, int option)
 		return g->driven.peer_identity = optarg, 0;
 	case OPT_ALIAS:
 		return g->alias = true, 0;
+	case OPT_HUGE:
+		return g->huge = true, 0;
 	default:
 		return -EINVAL;
 	}

@@ -58,6 +58,35 @@ bool guest_page_is_right(const struct guest *g, uint64_t page)
 	                        g->zero_percent);
 }
 
+/* Wherever, or where huge pages can be. */
+static int map_at(struct guest *g, unsigned i, int flags)
+{
+	uint64_t bytes = guest_region_bytes(g), huge = UINT64_C(2) << 20;
+	uint8_t *place = NULL;
+
+	if (g->huge) {
+		place = mmap(NULL, bytes + huge, PROT_NONE,
+		             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		if (place == MAP_FAILED)
+			return -errno;
+		place = (uint8_t *)(((uintptr_t)place + huge - 1) & ~(uintptr_t)(huge - 1));
+		flags |= MAP_FIXED;
+	}
+	g->address[i] = mmap(place, bytes, PROT_READ | PROT_WRITE, flags, g->fd[i], 0);
+	return g->address[i] == MAP_FAILED ? -errno : 0;
+}
+
+/* A guest of the other cases has small pages; the source of this one has huge ones. */
+static int advise(const struct guest *g, unsigned i)
+{
+	if (g->huge && g->destination)
+		return 0;
+	return madvise(g->address[i], guest_region_bytes(g),
+	               g->huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE) < 0
+	               ? -errno
+	               : 0;
+}
+
 static int map_region(struct guest *g, unsigned i)
 {
 	uint64_t bytes = guest_region_bytes(g);
@@ -65,11 +94,9 @@ static int map_region(struct guest *g, unsigned i)
 
 	g->fd[i] = -1;
 	if (g->memory == GUEST_ANON && !g->alias) {
-		g->address[i] = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-		if (g->address[i] == MAP_FAILED)
-			return -errno;
-		return madvise(g->address[i], bytes, MADV_NOHUGEPAGE) < 0 ? -errno : 0;
+		int ret = map_at(g, i, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+
+		return ret < 0 ? ret : advise(g, i);
 	}
 	if (is_hugetlb(g))
 		flags |=
@@ -77,8 +104,7 @@ static int map_region(struct guest *g, unsigned i)
 	g->fd[i] = g->alias && i > 0 ? g->fd[0] : memfd_create("ram", flags);
 	if (g->fd[i] < 0 || ftruncate(g->fd[i], (off_t)bytes) < 0)
 		return -errno;
-	g->address[i] = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd[i], 0);
-	return g->address[i] == MAP_FAILED ? -errno : 0;
+	return map_at(g, i, MAP_SHARED);
 }
 
 int guest_memory_map(struct guest *g)

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The guest on the source: filled, exported, and frozen when stdin says "freeze". */
+/*
+ * The guest on the source: filled, exported, and frozen when stdin says
+ * "freeze"; before that it may be told "random READS".
+ */
 #include <poll.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -35,6 +39,7 @@ static int serve(struct guest *g)
 	                        {.fd = postcopy_fd(g->handle), .events = POLLIN}};
 	struct postcopy_status status;
 	char line[64];
+	ssize_t n;
 
 	for (;;) {
 		if (postcopy_process(g->handle) < 0)
@@ -48,10 +53,14 @@ static int serve(struct guest *g)
 			return 1;
 		if (!fds[0].revents)
 			continue;
-		if (read(STDIN_FILENO, line, sizeof(line)) <= 0)
+		n = read(STDIN_FILENO, line, sizeof(line) - 1);
+		if (n <= 0)
 			return 0;
+		line[n] = '\0';
 		if (strncmp(line, "freeze", 6) == 0 && freeze(g) < 0)
 			return 1;
+		if (strncmp(line, "random ", 7) == 0)
+			huge_random(g, strtoull(line + 7, NULL, 0));
 	}
 }
 
@@ -60,6 +69,8 @@ int guest_source_run(struct guest *g)
 	int status;
 
 	guest_memory_fill(g);
+	if (g->huge)
+		huge_make(g);
 	if (export(g) < 0)
 		return 1;
 	status = serve(g);
