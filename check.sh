@@ -237,7 +237,7 @@ rm -f "$logs"/built-*
 export CCACHE_DIR="${CCACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/postcopyd/ccache}"
 mkdir -p "$CCACHE_DIR"
 export ASAN_OPTIONS="${ASAN_OPTIONS-detect_stack_use_after_return=0:strict_string_checks=1}"
-export TSAN_OPTIONS="${TSAN_OPTIONS-halt_on_error=1:second_deadlock_stack=1}"
+export TSAN_OPTIONS="${TSAN_OPTIONS-halt_on_error=1:second_deadlock_stack=1:suppressions=$PWD/tests/support/tsan.supp}"
 
 if ensure_packages "$@"; then
 	for part in "$@"; do

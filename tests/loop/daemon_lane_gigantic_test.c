@@ -133,6 +133,10 @@ static const struct CMUnitTest tests[] = {
 
 int main(void)
 {
+#ifdef __SANITIZE_THREAD__
+	printf("skipped: ThreadSanitizer's notes of a GiB outlast every deadline\n");
+	return TEST_SKIPPED;
+#endif
 	if (!uffd_permitted() || !poison_permitted())
 		return TEST_SKIPPED;
 	if (!huge_reserve(1)) {
