@@ -289,8 +289,10 @@ static void on_drained(struct channel *ch, void *user)
 static void on_closed(struct channel *ch, const struct error *err, void *user)
 {
 	struct link *link = user;
+	/* A destination that has everything ends all its connections, each when it likes. */
+	bool expected = link->closing || export_state(link->export) == EXPORT_RELEASED;
 
-	log_migration(err->code && !link->closing ? LOG_WARNING : LOG_INFO, link->export->id_text,
+	log_migration(err->code && !expected ? LOG_WARNING : LOG_INFO, link->export->id_text,
 	              "%s lane %u of %s has ended%s%s", link_role_text(link->role), link->lane,
 	              channel_peer_address(ch), err->code ? ": " : "", err->code ? err->text : "");
 	link->closing = true;

@@ -64,7 +64,7 @@ def measure(context, loss_permille, size):
                       source_host=SOURCE_ADDRESS) as bed:
             guest = bed.guest(size=size, memory=context.memory)
             guest.begin()
-            guest.start_touching(pace_us=50000)
+            guest.start_touching(threads=4, pace_us=20000)
             seconds = guest.finish()
             faults = guest.touched(5)
             guest.verify()
