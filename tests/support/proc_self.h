@@ -13,8 +13,9 @@
 static inline size_t proc_self_count(const char *path)
 {
 	/*
-	 * Not opendir(): ThreadSanitizer does not see it open its descriptor, and takes
-	 * closedir() for a race with the last user of the same number.
+	 * Not opendir(): ThreadSanitizer does not see it open its descriptor, and has once
+	 * reported closedir() as a race with the last user of the same number. If anyone
+	 * still used that number, it would report this as well.
 	 */
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
