@@ -8,13 +8,11 @@
  */
 #include <errno.h>
 #include <sched.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "client/collapse_job.h"
 #include "core/clock.h"
 #include "core/thread.h"
+#include "core/thread_tuning.h"
 
 /*
  * As khugepaged: nice 19, but not SCHED_IDLE, for it holds the lock of the
@@ -24,10 +22,11 @@
 static void priority_lower(void)
 {
 	const struct sched_param none = {.sched_priority = 0};
+	struct error err;
 
 	if (sched_getscheduler(0) != SCHED_OTHER)
 		(void)sched_setscheduler(0, SCHED_OTHER, &none);
-	(void)setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 19);
+	(void)thread_set_nice(19, &err);
 }
 
 static void *collapse_main(void *arg)

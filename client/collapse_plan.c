@@ -29,33 +29,6 @@ static int run_add(struct collapse_plan *p, uint64_t start, uint64_t end, bool s
 	return 0;
 }
 
-static uint64_t align_down(uint64_t value, uint64_t to)
-{
-	return value & ~(to - 1);
-}
-
-/* UINT64_MAX where there is no such address: above everything that is mapped. */
-static uint64_t align_up(uint64_t value, uint64_t to)
-{
-	return value > UINT64_MAX - (to - 1) ? UINT64_MAX : align_down(value + to - 1, to);
-}
-
-/* The first range that ends behind gpa: ranges are in order. */
-static size_t poison_find(const struct poison_range *poison, size_t n, uint64_t gpa)
-{
-	size_t low = 0, high = n;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (poison[middle].gpa.addr + poison[middle].length_bytes <= gpa)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 /* From here to the region's last whole huge page, without those that hold a lost page. */
 static int region_add(struct collapse_plan *p, const struct region_kept *r,
                       const struct poison_range *poison, size_t n_poison)
@@ -67,7 +40,7 @@ static int region_add(struct collapse_plan *p, const struct region_kept *r,
 	if (r->page_size_bytes > WIRE_PAGE_SIZE || at >= end)
 		return 0;
 	p->total_bytes += end - at;
-	for (size_t i = poison_find(poison, n_poison, r->gpa);
+	for (size_t i = poison_range_find(poison, n_poison, (gpa_t){r->gpa});
 	     rc == 0 && i < n_poison && poison[i].gpa.addr < r->gpa + r->length_bytes; i++) {
 		uint64_t first = MAX(poison[i].gpa.addr, r->gpa) - r->gpa;
 		uint64_t behind =

@@ -61,27 +61,11 @@ int poison_list_update(struct poison_list *l, const struct ledger *ledger)
 	return 0;
 }
 
-/* The first range that ends behind this address. */
-static size_t find(const struct poison_list *l, uint64_t addr)
-{
-	size_t low = 0, high = l->n_ranges;
-
-	while (low < high) {
-		size_t middle = low + (high - low) / 2;
-
-		if (range_end(&l->ranges[middle]) <= addr)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 size_t poison_list_read(const struct poison_list *l, gpa_t from, struct poison_range *ret,
                         size_t max, bool *ret_more)
 {
-	uint64_t page = from.addr & ~(WIRE_PAGE_SIZE - 1);
-	size_t first = find(l, page);
+	uint64_t page = align_down(from.addr, WIRE_PAGE_SIZE);
+	size_t first = poison_range_find(l->ranges, l->n_ranges, (gpa_t){page});
 	size_t n = MIN(max, l->n_ranges - first);
 
 	for (size_t i = 0; i < n; i++)

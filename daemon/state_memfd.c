@@ -31,7 +31,7 @@ _Static_assert(sizeof(struct state_header) <= WIRE_PAGE_SIZE, "the header is one
 
 static uint64_t page_align(uint64_t bytes)
 {
-	return (bytes + WIRE_PAGE_SIZE - 1) & ~(WIRE_PAGE_SIZE - 1);
+	return align_up(bytes, WIRE_PAGE_SIZE);
 }
 
 static struct state_header header_of(const struct uuid *id, uint64_t n_units)

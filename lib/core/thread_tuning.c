@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Make an urgent thread fast and a bulk thread modest. Called once by each, as it
- * starts: the daemon's lanes and the source's links.
+ * starts: the lanes of the daemon, the links of the source, and the collapse of libpostcopy.
  */
 #include "core/thread_tuning.h"
 

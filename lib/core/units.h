@@ -39,6 +39,19 @@ static inline bool is_aligned(uint64_t x, uint64_t align_bytes)
 	return (x & (align_bytes - 1)) == 0;
 }
 
+/* To a multiple of align_bytes (a power of two). */
+static inline uint64_t align_down(uint64_t x, uint64_t align_bytes)
+{
+	return x & ~(align_bytes - 1);
+}
+
+/* UINT64_MAX where there is no such number. */
+static inline uint64_t align_up(uint64_t x, uint64_t align_bytes)
+{
+	return x > UINT64_MAX - (align_bytes - 1) ? UINT64_MAX
+	                                          : align_down(x + align_bytes - 1, align_bytes);
+}
+
 static inline bool is_power_of_two(uint64_t x)
 {
 	return x != 0 && (x & (x - 1)) == 0;

@@ -193,3 +193,18 @@ int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret
 	}
 	return body_pack(&reply.base, ret, ret_len);
 }
+
+size_t poison_range_find(const struct poison_range *ranges, size_t n, gpa_t from)
+{
+	size_t low = 0, high = n;
+
+	while (low < high) {
+		size_t middle = low + (high - low) / 2;
+
+		if (ranges[middle].gpa.addr + ranges[middle].length_bytes <= from.addr)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}

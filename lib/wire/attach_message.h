@@ -72,6 +72,9 @@ struct poison_range {
 	uint64_t length_bytes;
 };
 
+/* The first of n ascending ranges that ends behind this address; n if none does. */
+size_t poison_range_find(const struct poison_range *ranges, size_t n, gpa_t from);
+
 enum attach_request_type {
 	ATTACH_REQUEST_NONE,
 	ATTACH_REQUEST_ATTACH,

@@ -33,6 +33,15 @@ static uint64_t piece_request(struct peer *urgent, uint32_t n)
 	return id;
 }
 
+/* As much of the huge page as is asked for at a time: the id. */
+static uint64_t first_pieces(struct peer *urgent)
+{
+	uint64_t id = piece_request(urgent, 0);
+
+	assert_int_equal(piece_request(urgent, 1), id);
+	return id;
+}
+
 /* The guest faults in the huge page, and the lane has asked for as much as it does at a time. */
 static struct links huge_fault(struct bed *b, struct waiter *w, uint64_t *ret_id)
 {
@@ -40,8 +49,7 @@ static struct links huge_fault(struct bed *b, struct waiter *w, uint64_t *ret_id
 
 	l.urgent->evil = l.bulk->evil = false;
 	waiter_start(b, 0, w);
-	*ret_id = piece_request(l.urgent, 0);
-	assert_int_equal(piece_request(l.urgent, 1), *ret_id);
+	*ret_id = first_pieces(l.urgent);
 	peer_expect_silence(l.urgent);
 	return l;
 }
@@ -94,8 +102,7 @@ static void test_piece_not_asked_for(void **state)
 	/* The next connection starts from its beginning. */
 	l = links_up(b, 0, true);
 	l.urgent->evil = l.bulk->evil = false;
-	id = piece_request(l.urgent, 0);
-	assert_int_equal(piece_request(l.urgent, 1), id);
+	first_pieces(l.urgent);
 	beds_end(b, &l);
 	assert_true(waiter_end(&huge));
 }

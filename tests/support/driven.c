@@ -107,6 +107,18 @@ int driven_freeze(struct postcopy *handle)
 	return told(postcopy_freeze(handle, text, sizeof(text)), "freeze", text);
 }
 
+int driven_collapse(struct postcopy *handle, struct postcopy_collapse_progress *ret)
+{
+	char text[384] = "";
+	int r = told(postcopy_collapse(handle, text, sizeof(text)), "collapse", text);
+
+	if (r < 0)
+		return r;
+	postcopy_collapse_wait(handle, -1);
+	postcopy_collapse_progress(handle, ret);
+	return 0;
+}
+
 int driven_page_fail(void *address)
 {
 	/* EFAULT, later EHWPOISON: in a huge page that has failed already. */

@@ -41,6 +41,8 @@ int driven_export(const struct driven *d, const struct postcopy_region *regions,
 int driven_attach(const struct driven *d, const struct postcopy_region *regions, size_t n_regions,
                   const int *uffds, size_t n_uffds, struct postcopy **ret);
 int driven_freeze(struct postcopy *handle);
+/* Waits for its end. */
+int driven_collapse(struct postcopy *handle, struct postcopy_collapse_progress *ret);
 
 /*
  * Let a 4 KiB page really fail (MADV_HWPOISON), for as long as this machine runs.

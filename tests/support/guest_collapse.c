@@ -41,15 +41,12 @@ static int list_poison(const struct guest *g)
 int guest_collapse(const struct guest *g)
 {
 	struct postcopy_collapse_progress p;
-	char text[384] = "";
 	int ret = list_poison(g);
 
 	if (ret == 0)
-		ret = postcopy_collapse(g->handle, text, sizeof(text));
+		ret = driven_collapse(g->handle, &p);
 	if (ret < 0)
-		return fprintf(stderr, "testguest: collapse: %s: %s\n", strerror(-ret), text), ret;
-	postcopy_collapse_wait(g->handle, -1);
-	postcopy_collapse_progress(g->handle, &p);
+		return ret;
 	driven_event("collapse-done", "%d", p.done);
 	driven_event("collapse-errno", "%d", p.last_errno);
 	driven_event("collapse-total", "%llu", (unsigned long long)p.bytes_total);

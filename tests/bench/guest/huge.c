@@ -3,10 +3,8 @@
  * What huge pages are worth: random reads, and how much of the guest is mapped
  * by huge pages. Called by both roles when stdin says so.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/mman.h>
 
 #include "guest/guest.h"
@@ -76,14 +74,10 @@ int huge_collapse(const struct guest *g)
 {
 	struct postcopy_collapse_progress p;
 	uint64_t start = bench_now_ns();
-	char text[384] = "";
-	int ret = postcopy_collapse(g->handle, text, sizeof(text));
+	int ret = driven_collapse(g->handle, &p);
 
 	if (ret < 0)
-		return fprintf(stderr, "bench-guest: collapse: %s: %s\n", strerror(-ret), text),
-		       ret;
-	postcopy_collapse_wait(g->handle, -1);
-	postcopy_collapse_progress(g->handle, &p);
+		return ret;
 	driven_event("collapsed",
 	             "{\"seconds\": %.3f, \"total\": %" PRIu64 ", \"huge\": %" PRIu64
 	             ", \"failed\": %" PRIu64 "}",
