@@ -14,10 +14,10 @@ import tempfile
 import time
 
 from bed import FIRST_CPU, MIB, BenchBed
+from cases_bulk import REAL_TIME
 from e2e import BUILD, PATIENCE, Skip, check, free_port, wait_until
 from rounds import Figure, case
 
-PROGRAM = "qemu-system-x86_64"
 KERNEL = BUILD / "tests/bench/qemu_guest/bench-qemu-guest"
 SIZE = 1024 * MIB
 # What its bare guest fills (qemu_guest/guest.c).
@@ -25,6 +25,7 @@ FILLED = (1022 - 16) * MIB
 PACE_US = 300
 # No missing page comes as fast, and no touch of a present one takes as long.
 HERE_ALREADY_US = 10
+TIMER_HZ = 1193182  # the interval timer of a PC
 HOST = "destination.postcopy.example"
 CAPABILITIES = ("postcopy-ram", "postcopy-preempt")
 
@@ -52,14 +53,14 @@ def make_certificates(directory):
 class Qemu:
     """One of the two: its monitor and its serial port."""
 
-    def __init__(self, directory, name, endpoint, *options):
+    def __init__(self, program, directory, name, endpoint, *options):
         self.name = name
         self.events = []
         qmp, serial = directory / f"{name}.qmp", directory / f"{name}.serial"
         self.log = open(directory / f"{name}.log", "wb")  # pylint: disable=consider-using-with
         # pylint: disable=consider-using-with # ended by close()
         self.popen = subprocess.Popen(
-            [PROGRAM, "-M", "pc", "-accel", "tcg", "-m", str(SIZE // MIB), "-nodefaults",
+            [program, "-M", "pc", "-accel", "tcg", "-m", str(SIZE // MIB), "-nodefaults",
              "-no-user-config", "-display", "none", "-kernel", KERNEL,
              "-chardev", f"socket,id=serial,path={serial},server=on,wait=off",
              "-serial", "chardev:serial", "-qmp", f"unix:{qmp},server=on,wait=off",
@@ -126,6 +127,10 @@ class Qemu:
         check(line, f"{self.name}: the guest has gone")
         return line
 
+    def version(self):
+        found = self.do("query-version")["qemu"]
+        return found["major"] + found["minor"] / 10
+
     def close(self):
         self.popen.kill()
         self.popen.wait()
@@ -158,24 +163,25 @@ def migrate(source, destination):
     return started
 
 
-def qemu_run(directory):
+def qemu_run(program, directory):
     """Latencies in us, and seconds from the switch to the end."""
     with contextlib.ExitStack() as stack:
         make_certificates(directory)
-        destination = Qemu(directory, "destination", "server", "-incoming", "defer")
+        destination = Qemu(program, directory, "destination", "server", "-incoming", "defer")
         stack.callback(destination.close)
-        source = Qemu(directory, "source", "client")
+        source = Qemu(program, directory, "source", "client")
         stack.callback(source.close)
         check(source.line() == "F", "the bare guest did not start")
-        rate = ticks_a_second(source)
+        rate, version = ticks_a_second(source), source.version()
         started = migrate(source, destination)
-        destination.say(f"g{int(PACE_US * rate / 1e6):x}\n{int(HERE_ALREADY_US * rate / 1e6):x}\n")
+        numbers = (PACE_US * rate / 1e6, PACE_US * TIMER_HZ / 1e6, HERE_ALREADY_US * rate / 1e6)
+        destination.say("g" + "".join(f"{int(n):x}\n" for n in numbers))
         seconds = source.wait_status("completed") - started
         destination.say("s")
         count = int(destination.line(), 16)
         faults = sorted(int(destination.line(), 16) / rate * 1e6 for _ in range(count))
     check(count >= 50, f"QEMU's guest had only {count} faults")
-    return faults, seconds
+    return faults, seconds, version
 
 
 def quantile(values, fraction):
@@ -187,24 +193,24 @@ def quantile(values, fraction):
       Figure("qemu-p99", "QEMU's fault p99 / ours", ">=", 50),
       Figure("qemu-rate", "our rate / QEMU's", ">=", 1.6), peer="qemu")
 def qemu(context):
-    if not shutil.which(PROGRAM):
-        raise Skip(f"{PROGRAM} is not installed: apt-get install qemu-system-x86 seabios")
+    if not shutil.which(context.qemu):
+        raise Skip(f"{context.qemu} is not installed: apt-get install qemu-system-x86 seabios")
     if not KERNEL.exists():
         raise Skip(f"{KERNEL} is not built")
     directory = pathlib.Path(tempfile.mkdtemp(prefix="postcopy-bench-qemu-"))
     try:
-        faults, seconds = qemu_run(directory)
+        faults, seconds, version = qemu_run(context.qemu, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    with BenchBed({"lanes": {"urgent_cpus": FIRST_CPU}}) as bed:
+    with BenchBed(*REAL_TIME) as bed:
         guest = bed.guest(size=SIZE, memory=context.memory)
         guest.begin(cpus=(FIRST_CPU,))
-        # QEMU's bare guest does not sleep between its faults, either.
-        guest.start_touching(pace_us=PACE_US, wait="spin")
+        guest.start_touching(pace_us=PACE_US)
         our_rate = SIZE / MIB / guest.finish()
         ours = guest.touched(100)
     p50, p99, rate = quantile(faults, 0.5), quantile(faults, 0.99), FILLED / MIB / seconds
     return {"qemu-p50": p50 / ours["p50_us"], "qemu-p99": p99 / ours["p99_us"],
             "qemu-rate": our_rate / rate, "QEMU p50 us": p50, "QEMU p99 us": p99,
             "QEMU MiB/s": rate, "QEMU faults": len(faults), "our p50 us": ours["p50_us"],
-            "our p99 us": ours["p99_us"], "our MiB/s": our_rate, "our faults": ours["n"]}
+            "our p99 us": ours["p99_us"], "our MiB/s": our_rate, "our faults": ours["n"],
+            "QEMU version": version}

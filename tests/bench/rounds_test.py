@@ -15,7 +15,7 @@ from e2e import Skip, check  # noqa: E402 pylint: disable=wrong-import-position
 
 
 class Context:
-    quick, memory, load = True, "anon", 0
+    quick, memory, busy_cpus = True, "anon", 0.0
     spinners = contextlib.nullcontext
 
 
