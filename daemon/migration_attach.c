@@ -139,16 +139,10 @@ static int check_minor(const struct attach_region *r, struct error *err)
 {
 	if (r->mode != UFFD_MODE_MINOR)
 		return 0;
-	if (r->backing == BACKING_HUGETLB)
-		return error_set(
-		        err, -ENOTSUP,
-		        "region %s: mode minor is not supported for hugetlb memory: use mode "
-		        "missing",
-		        r->name);
-	if (r->backing != BACKING_MEMFD)
+	if (r->backing == BACKING_ANONYMOUS)
 		return error_set(
 		        err, -EINVAL,
-		        "region %s: mode minor needs a shared memfd or tmpfs mapping, not %s "
+		        "region %s: mode minor needs a shared mapping of a memory file, not %s "
 		        "memory: use mode missing",
 		        r->name, backing_name(r->backing));
 	if (!r->has_fd)

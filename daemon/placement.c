@@ -118,11 +118,39 @@ static struct resolve_result resolve_minor(struct placer *p, const struct region
 	return resolve_continue(p->uffd, region_unit_hva(r, unit), len_bytes);
 }
 
+/*
+ * Mostly the file has no page there, and one ioctl gives it one with its content,
+ * as in MISSING mode. Another mapping of the file may have touched it before:
+ * then the content goes into that page. Ends after the first such page.
+ */
+static struct resolve_result resolve_minor_hugetlb(struct placer *p, const struct region *r,
+                                                   uint64_t unit, uint64_t len_bytes,
+                                                   const uint8_t *bytes)
+{
+	const uint8_t *from = bytes ? bytes : p->zeros;
+	struct resolve_result copied =
+	        resolve_copy(p->uffd, region_unit_hva(r, unit), len_bytes, from);
+	struct resolve_result res;
+	uint64_t at = unit + (copied.done_bytes >> r->unit_shift);
+	backing_off_t offset = {r->fd_offset.off + region_unit_offset(r, at)};
+
+	if (copied.outcome != RESOLVE_ALREADY)
+		return copied;
+	res = resolve_write_hugetlb(r->memory_fd, offset, region_unit_bytes(r),
+	                            bytes ? bytes + copied.done_bytes : NULL);
+	if (res.outcome == RESOLVE_DONE)
+		res = resolve_continue(p->uffd, region_unit_hva(r, at), region_unit_bytes(r));
+	res.done_bytes = copied.done_bytes + (res.outcome == RESOLVE_DONE ? res.done_bytes : 0);
+	return res;
+}
+
 static struct resolve_result resolve_units(struct placer *p, const struct region *r, uint64_t unit,
                                            uint64_t n, enum kind kind, const uint8_t *bytes)
 {
 	uint64_t len_bytes = n << r->unit_shift;
 
+	if (r->mode == REGION_MINOR && r->backing == REGION_HUGETLB)
+		return resolve_minor_hugetlb(p, r, unit, len_bytes, bytes);
 	if (r->mode == REGION_MINOR)
 		return resolve_minor(p, r, unit, len_bytes, bytes);
 	if (kind == KIND_ZERO && r->zeropage)

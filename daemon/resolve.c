@@ -7,8 +7,10 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "core/cleanup.h"
@@ -164,6 +166,31 @@ struct resolve_result resolve_write(int memory_fd, backing_off_t offset, uint64_
 		}
 		r.done_bytes += (uint64_t)n;
 	}
+	return r;
+}
+
+struct resolve_result resolve_write_hugetlb(int memory_fd, backing_off_t offset, uint64_t len_bytes,
+                                            const void *src)
+{
+	_cleanup_close_ int self = open("/proc/self/mem", O_RDWR | O_CLOEXEC);
+	struct resolve_result r = {.outcome = RESOLVE_FATAL};
+	void *at;
+
+	if (self < 0) {
+		r.error = errno;
+		return r;
+	}
+	/* Without a reservation: the VMM's mapping has made it. */
+	at = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory_fd,
+	          (off_t)offset.off);
+	if (at == MAP_FAILED) {
+		r.error = errno;
+		return r;
+	}
+	r = resolve_write(self, (backing_off_t){(uintptr_t)at}, len_bytes, src);
+	if (r.error == EIO)
+		r.outcome = RESOLVE_NO_MEMORY;
+	munmap(at, len_bytes);
 	return r;
 }
 

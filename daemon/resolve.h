@@ -54,6 +54,14 @@ struct resolve_result resolve_poison(int uffd, hva_t dst, uint64_t len_bytes);
 struct resolve_result resolve_write(int memory_fd, backing_off_t offset, uint64_t len_bytes,
                                     const void *src);
 
+/*
+ * The same for hugetlbfs, which knows no write(): whole huge pages, through a mapping of
+ * this process that nothing but the kernel touches. Where it gets no page (none is
+ * free, or the VMM has shortened its file) this is RESOLVE_NO_MEMORY, not SIGBUS.
+ */
+struct resolve_result resolve_write_hugetlb(int memory_fd, backing_off_t offset, uint64_t len_bytes,
+                                            const void *src);
+
 /* UFFDIO_WAKE: the threads that wait there fault again. Works for a dead process too. */
 void resolve_wake(int uffd, hva_t start, uint64_t len_bytes);
 

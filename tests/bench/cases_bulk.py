@@ -21,7 +21,7 @@ PLAIN = ({"lanes": {"urgent_cpus": FIRST_CPU, "bulk_cpus": FIRST_CPU, "urgent_rt
       Figure("zeros", "half the pages zero / none zero", ">=", 1.6),
       Figure("cpu", "destination's CPU time / raw pipe + COPY loop", "<=", 1.1), spin=False)
 def bulk(context):
-    size = context.pick(1024, 512) * MIB
+    size = context.pick(2048, 512) * MIB
     pipe = floor("pipe", pki=context.pki, bytes=size)
     copy = floor("copy", pki=context.pki, bytes=size, memory=context.memory)
     rates = {}

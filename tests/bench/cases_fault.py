@@ -22,7 +22,7 @@ def fault_1(context):
 @case("faults-16",
       Figure("faults-16", "pages/s with 16 faulting threads / raw loop", ">=", 0.90))
 def faults_16(context):
-    threads, samples = 16, context.pick(4000, 2000)
+    threads, samples = 16, context.pick(8000, 2000)
     raw = floor("faults", pki=context.pki, memory=context.memory, threads=threads,
                 samples=samples)
     with BenchBed() as bed:

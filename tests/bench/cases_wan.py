@@ -87,5 +87,5 @@ def wan_clean(context):
       Figure("wan-loss-stream", "20 ms away, 1 % loss: stream / raw TLS pipe", ">=", 0.85),
       Figure("wan-loss-fault", "fault p50 during the stream / TLS ping", "<=", 1.25), spin=False)
 def wan_loss(context):
-    stream, fault, values = measure(context, 10, context.pick(16, 8) * MIB)
+    stream, fault, values = measure(context, 10, context.pick(64, 16) * MIB)
     return {"wan-loss-stream": stream, "wan-loss-fault": fault, **values}

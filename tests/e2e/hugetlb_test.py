@@ -30,14 +30,13 @@ def test_hugetlb_to_hugetlb_registered():
     migrate("ram0:hugetlb:64M", "ram0:hugetlb:64M", 64, ["--registered"])
 
 
-def test_hugetlb_minor_is_refused():
-    """Not supported: said at the attach, with what to do instead."""
-    with HugePages(16), Bed() as bed:
-        m = bed.migration("ram0:hugetlb:16M")
-        m.start()
-        guest = m.destination(regions=["ram0:hugetlb-minor:16M"])
-        guest.finish(5)
-        check("use mode missing" in guest.log_text(), guest.log_text())
+def test_hugetlb_minor():
+    lost, entries = migrate("ram0:hugetlb:64M", "ram0:hugetlb-minor:64M", 64)
+    check(lost == 512 * entries, f"{lost} pages lost in {entries} units")
+
+
+def test_hugetlb_minor_registered():
+    migrate("ram0:hugetlb:64M", "ram0:hugetlb-minor:64M", 64, ["--registered"])
 
 
 def test_small_pages_to_hugetlb():
@@ -50,5 +49,5 @@ def test_hugetlb_to_small_pages_keeps_the_healthy_ones():
     check(lost == 6, f"{lost} lost pages instead of 6")
 
 
-main(test_hugetlb_to_hugetlb, test_hugetlb_to_hugetlb_registered, test_hugetlb_minor_is_refused,
-     test_small_pages_to_hugetlb, test_hugetlb_to_small_pages_keeps_the_healthy_ones)
+main(test_hugetlb_to_hugetlb, test_hugetlb_to_hugetlb_registered, test_hugetlb_minor,
+     test_hugetlb_minor_registered, test_small_pages_to_hugetlb, test_hugetlb_to_small_pages_keeps_the_healthy_ones)

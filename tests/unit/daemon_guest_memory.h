@@ -35,6 +35,7 @@ enum memory_kind {
 	MEMORY_MEMFD,
 	MEMORY_MEMFD_MINOR,
 	MEMORY_HUGETLB,
+	MEMORY_HUGETLB_MINOR,
 	MEMORY_KINDS_
 };
 
@@ -47,6 +48,16 @@ struct guest_memory {
 	unsigned unit_shift;
 	bool zeropage;
 };
+
+static inline bool memory_is_huge(enum memory_kind kind)
+{
+	return kind == MEMORY_HUGETLB || kind == MEMORY_HUGETLB_MINOR;
+}
+
+static inline bool memory_is_minor(enum memory_kind kind)
+{
+	return kind == MEMORY_MEMFD_MINOR || kind == MEMORY_HUGETLB_MINOR;
+}
 
 /* ---- touching ---- */
 
@@ -253,7 +264,7 @@ static inline bool poison_permitted(void)
 
 static inline void *memory_map(enum memory_kind kind, uint64_t bytes, int *ret_memfd)
 {
-	bool huge = kind == MEMORY_HUGETLB;
+	bool huge = memory_is_huge(kind);
 
 	*ret_memfd = -1;
 	if (kind == MEMORY_ANON)
@@ -277,7 +288,7 @@ static inline int guest_memory_new(enum memory_kind kind, uint64_t n_units, uint
 	int rc;
 
 	*m = (struct guest_memory){.kind = kind, .memfd = -1};
-	m->unit_shift = kind == MEMORY_HUGETLB ? HUGE_SHIFT : WIRE_PAGE_SHIFT;
+	m->unit_shift = memory_is_huge(kind) ? HUGE_SHIFT : WIRE_PAGE_SHIFT;
 	m->length_bytes = n_units << m->unit_shift;
 	m->uffd = uffd_open();
 	if (m->uffd < 0)
@@ -289,10 +300,10 @@ static inline int guest_memory_new(enum memory_kind kind, uint64_t n_units, uint
 	if (m->base == MAP_FAILED)
 		return -errno;
 	/* Pages of their own: no transparent huge page may cover two units. */
-	if (kind != MEMORY_HUGETLB)
+	if (!memory_is_huge(kind))
 		madvise(m->base, m->length_bytes, MADV_NOHUGEPAGE);
 	rc = uffd_register(m->uffd, (hva_t){(uintptr_t)m->base}, m->length_bytes,
-	                   kind == MEMORY_MEMFD_MINOR, &ioctls, NULL);
+	                   memory_is_minor(kind), &ioctls, NULL);
 	m->zeropage = ioctls & (UINT64_C(1) << _UFFDIO_ZEROPAGE);
 	return rc;
 }

@@ -81,7 +81,7 @@ static inline void bed_fill_source(struct bed *b)
 static inline int bed_regions(struct bed *b)
 {
 	static const enum region_backing backings[] = {REGION_ANONYMOUS, REGION_MEMFD, REGION_MEMFD,
-	                                               REGION_HUGETLB};
+	                                               REGION_HUGETLB, REGION_HUGETLB};
 	struct region r = {
 	        .name = "ram",
 	        .gpa = {BED_REGION_GPA},
@@ -89,7 +89,7 @@ static inline int bed_regions(struct bed *b)
 	        .length_bytes = b->m.length_bytes,
 	        .unit_shift = b->m.unit_shift,
 	        .backing = backings[b->m.kind],
-	        .mode = b->m.kind == MEMORY_MEMFD_MINOR ? REGION_MINOR : REGION_MISSING,
+	        .mode = memory_is_minor(b->m.kind) ? REGION_MINOR : REGION_MISSING,
 	        .memory_fd = b->m.memfd,
 	        .zeropage = b->m.zeropage,
 	};

@@ -89,6 +89,7 @@ static void in_huge_pages(void **state)
 		skip();
 	}
 	places_data_zeros_and_poison(MEMORY_HUGETLB);
+	places_data_zeros_and_poison(MEMORY_HUGETLB_MINOR);
 	huge_give_back();
 }
 
@@ -386,8 +387,8 @@ static bool bed_on_a_small_hugetlbfs(struct bed *b)
 	return b->m.memfd >= 0 &&
 	       mmap(b->m.base, 2 * HUGE_BYTES, PROT_READ | PROT_WRITE,
 	            MAP_SHARED | MAP_FIXED | MAP_NORESERVE, b->m.memfd, 0) == b->m.base &&
-	       uffd_register(b->m.uffd, guest_memory_hva(&b->m, 0), 2 * HUGE_BYTES, false, &ioctls,
-	                     NULL) == 0 &&
+	       uffd_register(b->m.uffd, guest_memory_hva(&b->m, 0), 2 * HUGE_BYTES,
+	                     memory_is_minor(b->m.kind), &ioctls, NULL) == 0 &&
 	       huge_use_one(b->m.memfd, 2);
 }
 
@@ -395,16 +396,15 @@ static bool bed_on_a_small_hugetlbfs(struct bed *b)
  * For a huge page that it cannot allocate UFFDIO_COPY says EEXIST (6.18). Taken
  * at its word, the page would count as present, and the guest would read zeros.
  */
-static void a_huge_page_that_cannot_be_had_is_waited_for(void **state)
+static void waits_for_a_huge_page(enum memory_kind kind)
 {
 	struct bed b;
 
-	(void)state;
 	if (!huge_reserve(2)) {
 		printf("skipped: no two free 2 MiB huge pages here\n");
 		skip();
 	}
-	bed_start(MEMORY_HUGETLB, 2, POISON, &b);
+	bed_start(kind, 2, POISON, &b);
 	if (!bed_on_a_small_hugetlbfs(&b)) {
 		bed_free(&b);
 		printf("skipped: hugetlbfs cannot be mounted here\n");
@@ -423,6 +423,13 @@ static void a_huge_page_that_cannot_be_had_is_waited_for(void **state)
 	assert_int_equal(b.n_reports[PLACEMENT_FINISHED], 1);
 	bed_free(&b);
 	huge_give_back();
+}
+
+static void a_huge_page_that_cannot_be_had_is_waited_for(void **state)
+{
+	(void)state;
+	waits_for_a_huge_page(MEMORY_HUGETLB);
+	waits_for_a_huge_page(MEMORY_HUGETLB_MINOR);
 }
 
 static void an_unexpected_huge_page_is_kept(void **state)
@@ -448,6 +455,37 @@ static void an_unexpected_huge_page_is_kept(void **state)
 	huge_give_back();
 }
 
+/* In MINOR mode the file is ours to write, also where another mapping was first. */
+static void a_huge_page_that_was_touched_elsewhere_gets_its_content(void **state)
+{
+	struct bed b;
+	uint8_t *elsewhere;
+
+	(void)state;
+	if (!huge_reserve(4)) {
+		printf("skipped: no four free 2 MiB huge pages here\n");
+		skip();
+	}
+	bed_start(MEMORY_HUGETLB_MINOR, 4, POISON, &b);
+	elsewhere = mmap(NULL, b.m.length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, b.m.memfd, 0);
+	assert_true(elsewhere != MAP_FAILED);
+	elsewhere[HUGE_BYTES] = 1;
+	elsewhere[2 * HUGE_BYTES] = 1;
+	assert_int_equal(placement_data(&b.placer, b.r, 0, 2, b.source), 0);
+	assert_int_equal(placement_zero(&b.placer, b.r, 2, 1), 0);
+	assert_int_equal(placement_data(&b.placer, b.r, 3, 1, bed_source(&b, 3)), 0);
+	assert_int_equal(bed_content(&b, 0), CONTENT_SOURCE);
+	assert_int_equal(bed_content(&b, 1), CONTENT_SOURCE);
+	assert_int_equal(bed_content(&b, 2), CONTENT_ZEROS);
+	assert_int_equal(bed_content(&b, 3), CONTENT_SOURCE);
+	assert_memory_equal(elsewhere, b.source, 2 * HUGE_BYTES);
+	assert_int_equal(b.stats.pages_unexpected, 0);
+	assert_int_equal(b.n_reports[PLACEMENT_FINISHED], 1);
+	munmap(elsewhere, b.m.length_bytes);
+	bed_free(&b);
+	huge_give_back();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -467,6 +505,7 @@ int main(void)
 	        cmocka_unit_test(a_kernel_without_poison_still_never_gives_data),
 	        cmocka_unit_test(a_huge_page_that_cannot_be_had_is_waited_for),
 	        cmocka_unit_test(an_unexpected_huge_page_is_kept),
+	        cmocka_unit_test(a_huge_page_that_was_touched_elsewhere_gets_its_content),
 	};
 	int rc;
 

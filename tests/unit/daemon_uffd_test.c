@@ -221,11 +221,11 @@ static void registers_every_kind(void **state)
 	(void)state;
 	for (int kind = 0; kind < MEMORY_KINDS_; kind++) {
 		_cleanup_close_ int fd = handshaken(has_poison ? UFFD_FEATURE_POISON : 0);
-		uint64_t bytes = kind == MEMORY_HUGETLB ? HUGE_BYTES : UNITS * PAGE, ioctls = 0;
+		uint64_t bytes = memory_is_huge(kind) ? HUGE_BYTES : UNITS * PAGE, ioctls = 0;
 		int memfd = -1;
 		void *base;
 
-		if (kind == MEMORY_HUGETLB && !huge_reserve(1)) {
+		if (memory_is_huge(kind) && !huge_reserve(1)) {
 			printf("skipped: hugetlb: no free 2 MiB huge page here\n");
 			continue;
 		}
@@ -234,13 +234,13 @@ static void registers_every_kind(void **state)
 		/* Twice: a VMM may have registered its memory before. */
 		for (int i = 0; i < 2; i++) {
 			assert_int_equal(uffd_register(fd, (hva_t){(uintptr_t)base}, bytes,
-			                               kind == MEMORY_MEMFD_MINOR, &ioctls, NULL),
+			                               memory_is_minor(kind), &ioctls, NULL),
 			                 0);
 			assert_true(HAS(ioctls, _UFFDIO_COPY));
 			assert_true(HAS(ioctls, _UFFDIO_WAKE));
 			assert_int_equal(HAS(ioctls, _UFFDIO_POISON), has_poison);
-			assert_int_equal(HAS(ioctls, _UFFDIO_ZEROPAGE), kind != MEMORY_HUGETLB);
-			if (kind == MEMORY_MEMFD_MINOR)
+			assert_int_equal(HAS(ioctls, _UFFDIO_ZEROPAGE), !memory_is_huge(kind));
+			if (memory_is_minor(kind))
 				assert_true(HAS(ioctls, _UFFDIO_CONTINUE));
 		}
 		munmap(base, bytes);

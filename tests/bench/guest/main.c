@@ -13,7 +13,8 @@
 
 static const char usage_text[] =
         "usage: bench-guest source|destination --id UUID --token-file FILE --socket PATH\n"
-        "  --memory anon|memfd|memfd-minor|hugetlb-2m|hugetlb-1g --size BYTES\n"
+        "  --memory anon|memfd|memfd-minor|hugetlb-2m|hugetlb-2m-minor|hugetlb-1g\n"
+        "  --size BYTES\n"
         "  --regions N         of the same size, SIZE together (default 1)\n"
         "  --zero-percent N    of the pages\n"
         "  --uffds N           destination: spread over the regions (default 1)\n"

@@ -12,8 +12,8 @@
 
 #include "guest/guest.h"
 
-static const char *const kind_names[] = {"anon", "memfd", "memfd-minor", "hugetlb-2m",
-                                         "hugetlb-1g"};
+static const char *const kind_names[] = {
+        "anon", "memfd", "memfd-minor", "hugetlb-2m", "hugetlb-2m-minor", "hugetlb-1g"};
 
 int guest_memory_parse(const char *name, enum guest_memory *ret)
 {
@@ -25,14 +25,20 @@ int guest_memory_parse(const char *name, enum guest_memory *ret)
 
 static bool is_hugetlb(const struct guest *g)
 {
-	return g->memory == GUEST_HUGETLB_2M || g->memory == GUEST_HUGETLB_1G;
+	return g->memory == GUEST_HUGETLB_2M || g->memory == GUEST_HUGETLB_2M_MINOR ||
+	       g->memory == GUEST_HUGETLB_1G;
+}
+
+static bool is_minor(const struct guest *g)
+{
+	return g->memory == GUEST_MEMFD_MINOR || g->memory == GUEST_HUGETLB_2M_MINOR;
 }
 
 uint64_t guest_page_size(const struct guest *g)
 {
-	return g->memory == GUEST_HUGETLB_1G   ? UINT64_C(1) << 30
-	       : g->memory == GUEST_HUGETLB_2M ? UINT64_C(2) << 20
-	                                       : BENCH_PAGE;
+	if (!is_hugetlb(g))
+		return BENCH_PAGE;
+	return g->memory == GUEST_HUGETLB_1G ? UINT64_C(1) << 30 : UINT64_C(2) << 20;
 }
 
 uint64_t guest_region_bytes(const struct guest *g)
@@ -149,8 +155,7 @@ void guest_memory_describe(const struct guest *g, struct postcopy_region *ret)
 		        .length = guest_region_bytes(g),
 		        .page_size = guest_page_size(g),
 		        .backing = backing(g),
-		        .mode = g->memory == GUEST_MEMFD_MINOR ? POSTCOPY_MODE_MINOR
-		                                               : POSTCOPY_MODE_MISSING,
+		        .mode = is_minor(g) ? POSTCOPY_MODE_MINOR : POSTCOPY_MODE_MISSING,
 		        .uffd = i % g->n_uffds,
 		        .memory_fd = g->fd[i],
 		};
