@@ -160,11 +160,11 @@ static void test_minor(void **state)
 	struct bad_attach b = good_attach(state);
 
 	b.regions[0].mode = UFFD_MODE_MINOR;
-	expect(&b, EINVAL, "mode minor needs a shared memfd");
+	expect(&b, EINVAL, "mode minor needs a shared mapping");
 	b.regions[0].backing = BACKING_MEMFD;
 	expect(&b, EINVAL, "mode minor needs the memory file");
 	b.regions[0].backing = BACKING_HUGETLB;
-	expect(&b, ENOTSUP, "not supported for hugetlb");
+	expect(&b, EINVAL, "mode minor needs the memory file");
 	done(&b);
 }
 
