@@ -19,6 +19,7 @@
 
 #include "core/clock.h"
 #include "daemon/assembly.h"
+#include "daemon/removal.h"
 #include "daemon/uffd.h"
 
 #define IN_FLIGHT_MAX 4096
@@ -221,6 +222,7 @@ static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64
 		break;
 	case PAGE_REQUESTED:
 	case PAGE_PLACING:
+	case PAGE_WRITTEN:
 		stats_add(fp->placer.stats, faults_coalesced, 1);
 		break;
 	default:
@@ -229,41 +231,27 @@ static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64
 	}
 }
 
-/* EVENT_REMOVE and EVENT_UNMAP: start .. end - 1 reads as zeros from now on. */
-static void take_removal(struct fault_path *fp, const struct uffd_msg *msg)
-{
-	uint64_t at = msg->arg.remove.start, end = msg->arg.remove.end;
-
-	while (at < end) {
-		const struct region *r = region_find_hva(fp->params.regions, (hva_t){at});
-
-		if (!r) {
-			at += WIRE_PAGE_SIZE;
-			continue;
-		}
-		placement_remove(&fp->placer, r, region_unit_of_hva(r, (hva_t){at}));
-		at += region_unit_bytes(r);
-	}
-}
-
 /*
  * Removals are noted before the lock is given up and before any fault of the
  * batch is looked at: the kernel may report a fault before the removal that
- * caused it.
+ * caused it. The rest of the batch is copied: placing may have to read again.
  */
 static int read_batch(struct fault_path *fp, struct uffd_msg msgs[FAULT_BATCH])
 {
+	struct uffd_msg *into = fp->params.events ? fp->params.events : msgs;
 	pthread_mutex_t *lock = fp->placer.remove_lock;
 	int n;
 
 	if (lock)
 		pthread_mutex_lock(lock);
-	n = uffd_read(fp->params.uffd, msgs, FAULT_BATCH);
+	n = uffd_read(fp->params.uffd, into, FAULT_BATCH);
 	for (int i = 0; i < n; i++)
-		if (msgs[i].event == UFFD_EVENT_REMOVE || msgs[i].event == UFFD_EVENT_UNMAP)
-			take_removal(fp, &msgs[i]);
+		if (removal_is(&into[i]))
+			removal_take(&fp->placer, &into[i]);
 	if (lock)
 		pthread_mutex_unlock(lock);
+	if (n > 0 && into != msgs)
+		memcpy(msgs, into, (size_t)n * sizeof(*msgs));
 	return n;
 }
 
@@ -658,6 +646,13 @@ int fault_path_new(const struct fault_path_params *params, struct fault_path **r
 		return rc;
 	*ret = TAKE_PTR(fp);
 	return 0;
+}
+
+int fault_path_recover(struct fault_path *fp, struct recovery *ret)
+{
+	const struct fault_path_params *p = &fp->params;
+
+	return recovery_run(&fp->placer, p->lane, p->events, p->events ? FAULT_BATCH : 0, ret);
 }
 
 struct fault_path *fault_path_free(struct fault_path *fp)

@@ -12,6 +12,7 @@
 
 #include "daemon/in_flight.h"
 #include "daemon/placement.h"
+#include "daemon/recovery.h"
 #include "daemon/source_link.h"
 
 #define FAULT_BATCH 16 /* uffd messages a read; more gain nothing */
@@ -33,6 +34,11 @@ struct fault_path_params {
 	int uffd;    /* borrowed */
 	int stop_fd; /* becomes readable when the lane is being stopped */
 	uint32_t lane;
+	/*
+	 * FAULT_BATCH of them, where what is read stays if the process dies before it
+	 * has acted (a removal does not come twice); NULL: nowhere.
+	 */
+	struct uffd_msg *events;
 	struct region_table *regions;      /* this thread's own */
 	struct placer placer;              /* copied; its callbacks, too */
 	_Atomic uint64_t *last_fault_page; /* for the stream to follow */
@@ -50,6 +56,12 @@ void fault_path_connect(struct fault_path *fp, const struct source_link_params *
                         const struct addrinfo *address);
 /* Without on_lost. What was asked for is asked again after the next connect. */
 void fault_path_disconnect(struct fault_path *fp);
+
+/*
+ * What a dead daemon left, put in order: before the loop runs. 0, or -errno, which has
+ * been reported by the placer's callbacks unless it is -ECANCELED.
+ */
+int fault_path_recover(struct fault_path *fp, struct recovery *ret);
 
 /* Poison what is not here yet. */
 void fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,

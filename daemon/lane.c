@@ -135,6 +135,7 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	        .ledger = params->ledger,
 	        .remove_lock = params->remove_events ? &lane->remove_lock : NULL,
 	        .pages_left = &lane->pages_left,
+	        .doubtful = &lane->doubtful,
 	        .zeros = lane->zeros,
 	        .user = lane,
 	};
@@ -212,6 +213,8 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 	int rc = make_fds(lane, params->uffd);
 
 	lane->tuning = *params->tuning;
+	lane->events = params->events;
+	lane->adopted = params->adopted;
 	if (rc == 0)
 		rc = copy_link(lane, params);
 	if (rc == 0)

@@ -18,6 +18,7 @@
 #include "core/uuid.h"
 #include "daemon/ledger.h"
 #include "daemon/page_map.h"
+#include "daemon/recovery.h"
 #include "daemon/region.h"
 #include "daemon/stats.h"
 #include "net/loop.h"
@@ -31,10 +32,11 @@ enum lane_event_type {
 	LANE_EVENT_LINK_LOST, /* error says why; faults wait; lane_connect() again */
 	LANE_EVENT_FINISHED,  /* no unit of this lane is missing; comes once */
 	LANE_EVENT_COMPLETE_ACKED,
-	LANE_EVENT_VMM_GONE, /* the VMM's memory is gone (ESRCH) */
-	LANE_EVENT_FAILED,   /* cannot go on; faults keep waiting; error says why */
-	LANE_EVENT_POISONED, /* the ledger has new entries; one event may stand for many */
-	LANE_EVENT_WARNING,  /* error->text for the operator */
+	LANE_EVENT_VMM_GONE,  /* the VMM's memory is gone (ESRCH) */
+	LANE_EVENT_FAILED,    /* cannot go on; faults keep waiting; error says why */
+	LANE_EVENT_POISONED,  /* the ledger has new entries; one event may stand for many */
+	LANE_EVENT_WARNING,   /* error->text for the operator */
+	LANE_EVENT_RECOVERED, /* of an adopted lane, before any other: what was found */
 };
 
 struct lane_event {
@@ -42,6 +44,7 @@ struct lane_event {
 	struct error error;
 	uint64_t source_poisoned_pages; /* CONNECTED: what the source said */
 	bool frozen;                    /* CONNECTED: the source is frozen already */
+	struct recovery recovery;       /* RECOVERED */
 	bool retriable; /* LINK_LOST: false if the source refused us for good (denied, unknown, version, tables differ) */
 };
 
@@ -70,7 +73,9 @@ struct lane_params {
 	uint32_t index;
 	int uffd; /* duplicated; registered already */
 	bool poison_supported;
-	bool remove_events;                 /* UFFD_FEATURE_EVENT_REMOVE is on */
+	bool remove_events;      /* UFFD_FEATURE_EVENT_REMOVE is on */
+	bool adopted;            /* map, ledger and events are what a dead daemon left */
+	struct uffd_msg *events; /* FAULT_BATCH of them, outlive the lane; or NULL (fault_path.h) */
 	const struct region_table *regions; /* of the whole migration; copied */
 	struct page_map *map;               /* outlives the lane */
 	struct ledger *ledger;              /* outlives the lane */

@@ -84,6 +84,9 @@ struct lane {
 	struct region_table *urgent_regions, *bulk_regions;
 	struct stats urgent_stats, bulk_stats;
 	_Atomic uint64_t pages_left;
+	_Atomic uint64_t doubtful;
+	struct uffd_msg *events;
+	bool adopted;
 	_Atomic uint64_t last_fault_page;
 	_Atomic bool poisoned_pending;
 	pthread_mutex_t remove_lock;

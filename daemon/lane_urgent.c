@@ -152,6 +152,19 @@ static bool urgent_wait_retry(bool changing, void *user)
 	return fault_path_wait_retry(lane->faults, changing);
 }
 
+/* Nothing can be connected, and so nothing placed, before this thread runs its loop. */
+static void recover(struct lane *lane)
+{
+	struct lane_event e = {.type = LANE_EVENT_RECOVERED};
+	int rc = fault_path_recover(lane->faults, &e.recovery);
+
+	if (rc < 0)
+		return; /* VMM_GONE or FAILED has been told, or the lane is being stopped */
+	lane_post_event(lane, 0, &e);
+	if (e.recovery.n_left == 0)
+		lane_on_report(PLACEMENT_FINISHED, 0, NULL, lane);
+}
+
 void *lane_urgent_main(void *arg)
 {
 	struct lane *lane = arg;
@@ -161,6 +174,8 @@ void *lane_urgent_main(void *arg)
 		lane_post_warning(lane, &err);
 	if (thread_set_realtime(lane->tuning.urgent_rt_priority, &err) < 0)
 		lane_post_warning(lane, &err);
+	if (lane->adopted)
+		recover(lane);
 	loop_run(lane->urgent.loop);
 	return NULL;
 }
@@ -181,6 +196,7 @@ int lane_urgent_make(struct lane *lane, const struct placer *placer)
 	        .uffd = lane->uffd,
 	        .stop_fd = lane->stop_fd,
 	        .lane = lane->index,
+	        .events = lane->events,
 	        .regions = lane->urgent_regions,
 	        .placer = *placer,
 	        .last_fault_page = &lane->last_fault_page,

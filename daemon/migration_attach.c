@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 
 #include "core/fdpass.h"
-#include "core/log.h"
 #include "core/token.h"
+#include "daemon/fault_path.h"
 #include "daemon/uffd.h"
 
 /* What one attach gathers before the migration takes it over. */
@@ -236,6 +236,9 @@ static int regions_register(struct attach *a, struct error *err)
 	return 0;
 }
 
+_Static_assert(STATE_EVENTS_MAX >= FAULT_BATCH, "a lane reads its events into the state memfd");
+_Static_assert(STATE_LANES_MAX >= ATTACH_UFFDS_MAX, "a lane a userfaultfd");
+
 static int lane_start(struct attach *a, uint32_t index, struct error *err)
 {
 	struct migration *m = a->m;
@@ -263,6 +266,7 @@ static int lane_start(struct attach *a, uint32_t index, struct error *err)
 	        .regions = a->table,
 	        .map = &a->state->map,
 	        .ledger = &a->state->ledger,
+	        .events = state_memfd_events(a->state, index),
 	        .tuning = &tuning,
 	        .bandwidth = migration_lane_bandwidth(m->bandwidth, (uint32_t)a->memory->n_uffds),
 	};
@@ -279,7 +283,8 @@ static int attach_prepare(struct attach *a, struct error *err)
 
 	if ((r = check_counts(a->memory, err)) < 0 || (r = check_kinds(a->memory, err)) < 0 ||
 	    (r = regions_build(a, err)) < 0 || (r = uffds_adopt(a, err)) < 0 ||
-	    (r = state_memfd_new(&a->m->id, a->table->n_units, &a->state, err)) < 0 ||
+	    (r = state_memfd_new(&a->m->id, a->table->n_units, (uint32_t)a->memory->n_uffds,
+	                         &a->state, err)) < 0 ||
 	    (r = regions_register(a, err)) < 0)
 		return r;
 	for (uint32_t i = 0; i < a->memory->n_uffds; i++) {
@@ -360,9 +365,6 @@ int migration_attach(struct migration *m, const struct attach_memory *memory, pi
 	if (r < 0) {
 		attach_undo(a);
 		vmm_unwatch(m);
-		log_migration(LOG_WARNING, m->id_text,
-		              "migration %s: attach by pid %d refused: %s; ignoring it", m->id_text,
-		              (int)vmm_pid, err->text);
 		return r;
 	}
 	attach_commit(a);

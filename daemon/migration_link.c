@@ -7,12 +7,11 @@
  */
 #include "daemon/migration_parts.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "core/log.h"
-
-/* A page each is worth a line in the log up to here; the ledger has them all. */
-#define POISON_LOGGED_MAX 64
+#include "core/message_ids.h"
 
 /* A lane needs its link while pages are missing; lane 0 also to tell the end. */
 static bool slot_needs_link(const struct lane_slot *slot)
@@ -89,10 +88,13 @@ static void warn_unplaceable(struct migration *m)
 	if (m->poison_warned)
 		return;
 	m->poison_warned = true;
-	log_migration(LOG_ERR, m->id_text,
-	              "migration %s: this kernel has no UFFDIO_POISON: a guest access to a "
-	              "poisoned page will wait; see kernel-patches/",
-	              m->id_text);
+	log_event(LOG_ERR, MESSAGE_POISON_UNPLACEABLE,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
+	                     {"PEER_ADDRESS", m->source},
+	                     {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)}),
+	          "migration %s: this kernel has no UFFDIO_POISON: a guest access to a "
+	          "poisoned page will wait; see kernel-patches/",
+	          m->id_text);
 }
 
 /*
@@ -159,7 +161,8 @@ static void on_connected(struct lane_slot *slot, const struct lane_event *event)
 	if (event->frozen)
 		on_frozen(slot);
 	else if (m->state == MIGRATION_ACTIVE)
-		migration_set_text(m, LOG_INFO, "connected; waiting for the source to be frozen");
+		migration_set_text(m, LOG_INFO, NULL,
+		                   "connected; waiting for the source to be frozen");
 }
 
 /* Says what the operator can do, or what happens next. */
@@ -173,7 +176,20 @@ static void lost_text(struct migration *m, const char *why, bool refused)
 	    (m->state == MIGRATION_ACTIVE && m->served))
 		migration_set_state(m, MIGRATION_POSTCOPY_PAUSED, "%s; %s", why, next);
 	else
-		migration_set_text(m, LOG_WARNING, "%s; %s", why, next);
+		migration_set_text(m, LOG_WARNING, NULL, "%s; %s", why, next);
+}
+
+/* It refused us, or its certificate is not the one that this migration names. */
+static void log_refused(const struct lane_slot *slot, const char *why)
+{
+	const struct migration *m = slot->migration;
+
+	log_event(LOG_ERR, MESSAGE_SOURCE_REFUSED,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
+	                     {"PEER_ADDRESS", m->source}, {"LANE", LOG_U64(lane_index(slot->lane))},
+	                     {"REASON", why}),
+	          "migration %s: lane %u cannot be connected to %s: %s", m->id_text,
+	          lane_index(slot->lane), m->source, why);
 }
 
 static void on_link_lost(struct lane_slot *slot, const struct lane_event *event)
@@ -189,6 +205,8 @@ static void on_link_lost(struct lane_slot *slot, const struct lane_event *event)
 		migration_complete_lost(m, event->error.text);
 		return;
 	}
+	if (slot->refused)
+		log_refused(slot, event->error.text);
 	if (slot->refused && !m->served) {
 		migration_end(m, MIGRATION_FAILED, "source %s: %s", m->source, event->error.text);
 		return;
@@ -202,33 +220,58 @@ static void on_link_lost(struct lane_slot *slot, const struct lane_event *event)
 		lane_slot_retry_later(slot);
 }
 
-static void log_poisoned(const struct migration *m, const struct ledger_entry *e)
-{
-	log_migration(LOG_WARNING, m->id_text,
-	              "migration %s: poisoned: region %s, offset 0x%llx, guest-physical 0x%llx, "
-	              "%llu bytes (%s)",
-	              m->id_text, m->regions->regions[e->region].name,
-	              (unsigned long long)e->offset_bytes, (unsigned long long)e->gpa.addr,
-	              (unsigned long long)e->lost_bytes, ledger_reason_name(e->reason));
-}
-
-/* New entries in the ledger: the first ones go to the log, too. */
+/* New entries in the ledger. */
 static void on_poisoned(struct lane_slot *slot)
 {
 	struct migration *m = slot->migration;
-	const struct ledger *ledger = &m->memory->ledger;
-	uint64_t count = ledger_count(ledger);
 
-	for (; m->n_poison_logged < MIN(count, (uint64_t)POISON_LOGGED_MAX); m->n_poison_logged++)
-		log_poisoned(m, ledger_get(ledger, m->n_poison_logged));
-	if (count > POISON_LOGGED_MAX && m->n_poison_logged == POISON_LOGGED_MAX) {
-		m->n_poison_logged++;
-		log_migration(LOG_WARNING, m->id_text,
-		              "migration %s: more poisoned pages are in the ledger, not in the log",
-		              m->id_text);
-	}
+	migration_audit(m);
 	if (slot->connected || m->served) /* otherwise CONNECTED comes, and decides */
 		(void)poison_unsupported(m, poisoned_pages(m));
+}
+
+static void log_recovered(const struct lane_slot *slot, const struct recovery *found)
+{
+	const struct migration *m = slot->migration;
+
+	log_event(LOG_NOTICE, MESSAGE_MIGRATION_ADOPTED,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
+	                     {"PEER_ADDRESS", m->source},
+	                     {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)},
+	                     {"LANE", LOG_U64(lane_index(slot->lane))}),
+	          "migration %s: lane %u goes on after a restart: %llu units are missing; %llu "
+	          "were being asked for, %llu being placed, %llu being mapped, %llu poisoned "
+	          "again, %llu removals read again",
+	          m->id_text, lane_index(slot->lane), (unsigned long long)found->n_left,
+	          (unsigned long long)found->n_requested, (unsigned long long)found->n_placing,
+	          (unsigned long long)found->n_written, (unsigned long long)found->n_poisoned,
+	          (unsigned long long)found->n_removed);
+}
+
+/* The lanes' warnings have no kind but their error. */
+static const char *warning_message(int code)
+{
+	switch (code) {
+	case -ENOMEM:
+		return MESSAGE_NO_MEMORY;
+	case -EEXIST:
+		return MESSAGE_UNEXPECTED_PAGE;
+	case -ENOENT:
+		return MESSAGE_MEMORY_UNMAPPED;
+	default:
+		return NULL;
+	}
+}
+
+static void log_warned(const struct lane_slot *slot, const struct error *warning)
+{
+	const struct migration *m = slot->migration;
+
+	log_event(LOG_WARNING, warning_message(warning->code),
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text},
+	                     {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)},
+	                     {"LANE", LOG_U64(lane_index(slot->lane))}, {"REASON", warning->text}),
+	          "migration %s: lane %u: %s", m->id_text, lane_index(slot->lane), warning->text);
 }
 
 void migration_on_lane_event(struct lane *lane, const struct lane_event *event, void *user)
@@ -257,6 +300,7 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 		migration_complete_acked(m);
 		break;
 	case LANE_EVENT_VMM_GONE:
+		migration_vmm_log_gone(m);
 		migration_end(m, m->completing ? MIGRATION_COMPLETED : MIGRATION_FAILED,
 		              "VMM exited (pid %d)", (int)m->vmm_pid);
 		break;
@@ -269,9 +313,12 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 	case LANE_EVENT_POISONED:
 		on_poisoned(slot);
 		break;
+	case LANE_EVENT_RECOVERED:
+		log_recovered(slot, &event->recovery);
+		migration_audit(m); /* what the daemon before this one had not written */
+		break;
 	case LANE_EVENT_WARNING:
-		log_migration(LOG_WARNING, m->id_text, "migration %s: lane %u: %s", m->id_text,
-		              lane_index(slot->lane), event->error.text);
+		log_warned(slot, &event->error);
 		break;
 	}
 }

@@ -11,6 +11,7 @@
 static const char *const state_names[] = {
         [PAGE_MISSING] = "missing", [PAGE_REQUESTED] = "requested", [PAGE_PLACING] = "placing",
         [PAGE_PRESENT] = "present", [PAGE_POISONED] = "poisoned",   [PAGE_REMOVED] = "removed",
+        [PAGE_WRITTEN] = "written",
 };
 static_assert(sizeof(state_names) / sizeof(state_names[0]) == PAGE_STATES_, "a name a state");
 
@@ -60,13 +61,19 @@ bool page_map_claim(struct page_map *m, uint64_t unit)
 
 static void claim_end(struct page_map *m, uint64_t unit, enum page_state to)
 {
-	uint8_t seen = PAGE_PLACING;
+	uint8_t seen;
 	bool swapped;
 
 	assert(unit < m->n_units);
-	swapped = state_swap(m, unit, &seen, to);
+	seen = atomic_load_explicit(&m->states[unit], memory_order_relaxed);
+	swapped = page_state_is_claimed(seen) && state_swap(m, unit, &seen, to);
 	assert(swapped); /* only the claimant ends a claim */
 	(void)swapped;
+}
+
+void page_map_written(struct page_map *m, uint64_t unit)
+{
+	claim_end(m, unit, PAGE_WRITTEN);
 }
 
 void page_map_placed(struct page_map *m, uint64_t unit)
@@ -99,6 +106,12 @@ enum page_state page_map_remove(struct page_map *m, uint64_t unit)
 		if (state_swap(m, unit, &seen, PAGE_REMOVED))
 			break;
 	return seen;
+}
+
+void page_map_reset(struct page_map *m, uint64_t unit, enum page_state to)
+{
+	assert(unit < m->n_units);
+	atomic_store_explicit(&m->states[unit], (uint8_t)to, memory_order_release);
 }
 
 uint64_t page_map_count(const struct page_map *m, uint64_t first, uint64_t count, enum page_state s)

@@ -5,13 +5,9 @@
  * holds: a unit that this thread claimed is PRESENT, POISONED, REMOVED or
  * MISSING again before it returns.
  */
-#include "daemon/placement.h"
-
 #include <errno.h>
-#include <inttypes.h>
 
-#include "core/cleanup.h"
-#include "core/clock.h"
+#include "daemon/placement_parts.h"
 
 /* One claim, and so one ioctl, is at most this long: a bound on what others wait for. */
 #define CLAIM_BYTES_MAX (64 * 1024)
@@ -33,115 +29,37 @@ static void unlock_removal(struct placer *p)
 		pthread_mutex_unlock(p->remove_lock);
 }
 
-/* n units of region r are final now. */
-static void count_final(struct placer *p, const struct region *r, uint64_t n_units)
+/* A page that is here already may be a dead daemon's work: so many times. */
+static bool is_doubtful(struct placer *p)
 {
-	uint64_t n = n_units * region_unit_pages(r);
+	uint64_t n = p->doubtful ? atomic_load(p->doubtful) : 0;
 
-	if (n > 0 && atomic_fetch_sub(p->pages_left, n) == n)
-		p->callbacks->report(PLACEMENT_FINISHED, 0, NULL, p->user);
+	while (n > 0)
+		if (atomic_compare_exchange_weak(p->doubtful, &n, n - 1))
+			return true;
+	return false;
 }
 
-static void warn_unexpected(struct placer *p, const struct region *r, uint64_t unit,
-                            const char *consequence)
-{
-	struct error e;
-
-	stats_add(p->stats, pages_unexpected, region_unit_pages(r));
-	if (p->warned_unexpected)
-		return;
-	p->warned_unexpected = true;
-	error_set(&e, -EEXIST,
-	          "region %s offset %" PRIu64
-	          ": memory is mapped where the guest's page should still be missing; the VMM "
-	          "touched it before it attached, or placed it itself; %s",
-	          r->name, region_unit_offset(r, unit), consequence);
-	p->callbacks->report(PLACEMENT_WARNING, unit, &e, p->user);
-}
-
-static void warn_unmapped(struct placer *p, const struct region *r, uint64_t unit)
-{
-	struct error e;
-
-	if (p->warned_unmapped)
-		return;
-	p->warned_unmapped = true;
-	error_set(&e, -ENOENT,
-	          "region %s offset %" PRIu64
-	          ": the VMM unmapped or replaced this memory; ignoring its pages",
-	          r->name, region_unit_offset(r, unit));
-	p->callbacks->report(PLACEMENT_WARNING, unit, &e, p->user);
-}
-
-static int fail(struct placer *p, const struct region *r, uint64_t unit, int error_number,
-                const char *what)
-{
-	struct error e;
-
-	error_set_errno(&e, -error_number, "region %s offset %" PRIu64 ": cannot %s a page",
-	                r->name, region_unit_offset(r, unit), what);
-	p->callbacks->report(PLACEMENT_FAILED, unit, &e, p->user);
-	return e.code;
-}
-
-/* Returns false to give up. Neither wait holds a claim or the lock. */
-static bool wait_again(struct placer *p, const struct region *r, enum resolve_outcome outcome)
-{
-	struct error e;
-
-	stats_add(p->stats, retries, 1);
-	if (outcome == RESOLVE_NO_MEMORY) {
-		stats_add(p->stats, no_memory, 1);
-		if (!p->warned_memory) {
-			p->warned_memory = true;
-			error_set(&e, -ENOMEM,
-			          "region %s: no memory for the guest's pages%s; retrying", r->name,
-			          r->backing == REGION_HUGETLB ? " (no free huge page: raise "
-			                                         "vm.nr_hugepages)"
-			                                       : "");
-			p->callbacks->report(PLACEMENT_WARNING, 0, &e, p->user);
-		}
-	}
-	return p->callbacks->wait_retry(outcome == RESOLVE_RETRY, p->user);
-}
-
+/*
+ * Also where COPY would do: another mapping may have made the page, and then it
+ * must have its content before it is mapped here.
+ */
 static struct resolve_result resolve_minor(struct placer *p, const struct region *r, uint64_t unit,
                                            uint64_t len_bytes, const uint8_t *bytes)
 {
 	backing_off_t at = {r->fd_offset.off + region_unit_offset(r, unit)};
-	struct resolve_result w = resolve_write(r->memory_fd, at, len_bytes, bytes);
+	struct resolve_result w =
+	        r->backing == REGION_HUGETLB
+	                ? resolve_write_hugetlb(r->memory_fd, at, len_bytes, bytes)
+	                : resolve_write(r->memory_fd, at, len_bytes, bytes);
 
 	if (w.outcome != RESOLVE_DONE) {
 		w.done_bytes = 0; /* written, but not mapped */
 		return w;
 	}
+	for (uint64_t i = 0; i < len_bytes >> r->unit_shift; i++)
+		page_map_written(p->map, unit + i);
 	return resolve_continue(p->uffd, region_unit_hva(r, unit), len_bytes);
-}
-
-/*
- * Mostly the file has no page there, and one ioctl gives it one with its content,
- * as in MISSING mode. Another mapping of the file may have touched it before:
- * then the content goes into that page. Ends after the first such page.
- */
-static struct resolve_result resolve_minor_hugetlb(struct placer *p, const struct region *r,
-                                                   uint64_t unit, uint64_t len_bytes,
-                                                   const uint8_t *bytes)
-{
-	const uint8_t *from = bytes ? bytes : p->zeros;
-	struct resolve_result copied =
-	        resolve_copy(p->uffd, region_unit_hva(r, unit), len_bytes, from);
-	struct resolve_result res;
-	uint64_t at = unit + (copied.done_bytes >> r->unit_shift);
-	backing_off_t offset = {r->fd_offset.off + region_unit_offset(r, at)};
-
-	if (copied.outcome != RESOLVE_ALREADY)
-		return copied;
-	res = resolve_write_hugetlb(r->memory_fd, offset, region_unit_bytes(r),
-	                            bytes ? bytes + copied.done_bytes : NULL);
-	if (res.outcome == RESOLVE_DONE)
-		res = resolve_continue(p->uffd, region_unit_hva(r, at), region_unit_bytes(r));
-	res.done_bytes = copied.done_bytes + (res.outcome == RESOLVE_DONE ? res.done_bytes : 0);
-	return res;
 }
 
 static struct resolve_result resolve_units(struct placer *p, const struct region *r, uint64_t unit,
@@ -149,8 +67,6 @@ static struct resolve_result resolve_units(struct placer *p, const struct region
 {
 	uint64_t len_bytes = n << r->unit_shift;
 
-	if (r->mode == REGION_MINOR && r->backing == REGION_HUGETLB)
-		return resolve_minor_hugetlb(p, r, unit, len_bytes, bytes);
 	if (r->mode == REGION_MINOR)
 		return resolve_minor(p, r, unit, len_bytes, bytes);
 	if (kind == KIND_ZERO && r->zeropage)
@@ -167,7 +83,7 @@ static void mark_placed(struct placer *p, const struct region *r, uint64_t unit,
 		stats_add(p->stats, pages_data, n * region_unit_pages(r));
 	else
 		stats_add(p->stats, pages_zero, n * region_unit_pages(r));
-	count_final(p, r, n);
+	placement_count_final(p, r, n);
 }
 
 /*
@@ -189,18 +105,21 @@ static bool page_exists(struct placer *p, const struct region *r, uint64_t unit)
 /* Nothing can be placed in this claimed unit: it keeps what it has, or has no memory. */
 static void settle(struct placer *p, const struct region *r, uint64_t unit, bool mapped)
 {
-	if (mapped) {
-		warn_unexpected(p, r, unit,
-		                r->mode == REGION_MINOR ? "it now has what the source sent"
-		                                        : "it keeps what it has");
+	if (mapped && is_doubtful(p)) {
+		page_map_placed(p->map, unit);
+	} else if (mapped) {
+		placement_warn_unexpected(p, r, unit,
+		                          r->mode == REGION_MINOR
+		                                  ? "it now has what the source sent"
+		                                  : "it keeps what it has");
 		page_map_placed(p->map, unit);
 	} else {
-		warn_unmapped(p, r, unit);
+		placement_warn_unmapped(p, r, unit);
 		page_map_unmapped(p->map, unit);
 		stats_add(p->stats, pages_removed, region_unit_pages(r));
 	}
 	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
-	count_final(p, r, 1);
+	placement_count_final(p, r, 1);
 }
 
 /*
@@ -255,22 +174,6 @@ static void release_run(struct placer *p, uint64_t unit, uint64_t n)
 		page_map_release(p->map, unit + i);
 }
 
-/* What stopped a placement: 0 to try again, or the end of it. */
-static int stopped_by(struct placer *p, const struct region *r, uint64_t unit,
-                      struct resolve_result res, const char *what)
-{
-	switch (res.outcome) {
-	case RESOLVE_RETRY:
-	case RESOLVE_NO_MEMORY:
-		return wait_again(p, r, res.outcome) ? 0 : -ECANCELED;
-	case RESOLVE_GONE:
-		p->callbacks->report(PLACEMENT_VMM_GONE, unit, NULL, p->user);
-		return -ESRCH;
-	default:
-		return fail(p, r, unit, res.error, what);
-	}
-}
-
 static int place(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
                  enum kind kind, const uint8_t *bytes)
 {
@@ -296,7 +199,7 @@ static int place(struct placer *p, const struct region *r, uint64_t first, uint6
 		unit += done;
 		if (done == claimed)
 			continue;
-		rc = stopped_by(p, r, unit, res, "place");
+		rc = placement_stopped_by(p, r, unit, res, "place");
 		if (rc < 0)
 			return rc;
 	}
@@ -314,149 +217,30 @@ int placement_zero(struct placer *p, const struct region *r, uint64_t first, uin
 	return place(p, r, first, n_units, KIND_ZERO, NULL);
 }
 
-static int ledger_write(struct placer *p, const struct region *r, uint64_t unit,
-                        enum ledger_reason reason)
-{
-	struct ledger_entry e = {
-	        .unit = unit,
-	        .offset_bytes = region_unit_offset(r, unit),
-	        .gpa = region_unit_gpa(r, unit),
-	        .lost_bytes = region_unit_bytes(r),
-	        .time_us = clock_realtime_us(),
-	        .region = (uint32_t)(r - p->regions->regions),
-	        .reason = reason,
-	};
-
-	return ledger_append(p->ledger, &e);
-}
-
-/*
- * The claim is kept over every retry: between the ledger's entry and the marker
- * nobody else may place the unit. A removal in between changes nothing: poison
- * outlives it.
- */
-static int poison_claimed(struct placer *p, const struct region *r, uint64_t unit)
+int placement_map_written(struct placer *p, const struct region *r, uint64_t unit)
 {
 	for (;;) {
 		struct resolve_result res =
-		        resolve_poison(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+		        resolve_continue(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
 		int rc;
 
 		switch (res.outcome) {
 		case RESOLVE_DONE:
-			return 0;
 		case RESOLVE_ALREADY:
-			warn_unexpected(p, r, unit, "this page is lost, but could not be poisoned");
-			resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+			page_map_placed(p->map, unit);
 			return 0;
 		case RESOLVE_UNMAPPED:
-			warn_unmapped(p, r, unit);
-			resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+			page_map_unmapped(p->map, unit);
 			return 0;
 		default:
-			rc = stopped_by(p, r, unit, res, "poison");
+			/* The file has a hole there since: the VMM gave the page back. */
+			if (res.error == EFAULT) {
+				page_map_unmapped(p->map, unit);
+				return 0;
+			}
+			rc = placement_stopped_by(p, r, unit, res, "map");
 			if (rc < 0)
 				return rc;
 		}
 	}
-}
-
-static int poison_one(struct placer *p, const struct region *r, uint64_t unit,
-                      enum ledger_reason reason)
-{
-	int rc = ledger_write(p, r, unit, reason);
-
-	if (rc < 0) {
-		page_map_release(p->map, unit);
-		return fail(p, r, unit, -rc, "write to the ledger");
-	}
-	if (!p->poison_supported)
-		stats_add(p->stats, poison_unplaced, region_unit_pages(r));
-	else
-		rc = poison_claimed(p, r, unit);
-	/*
-	 * Also when the marker could not be set now: the ledger has the page, so
-	 * it is poisoned for ever, and a fault on it tries again.
-	 */
-	page_map_poisoned(p->map, unit);
-	stats_add(p->stats, pages_poisoned, region_unit_pages(r));
-	p->callbacks->report(PLACEMENT_POISONED, unit, NULL, p->user);
-	count_final(p, r, 1);
-	return rc;
-}
-
-int placement_poison(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
-                     enum ledger_reason reason)
-{
-	for (uint64_t unit = first; unit < first + n_units; unit++) {
-		int rc;
-
-		if (!page_map_claim(p->map, unit))
-			continue;
-		rc = poison_one(p, r, unit, reason);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
-/* The page reads as zeros: it was given back. EEXIST: the guest has used it since. */
-static void answer_removed(struct placer *p, const struct region *r, hva_t hva)
-{
-	if (r->zeropage)
-		resolve_zeropage(p->uffd, hva, region_unit_bytes(r));
-	else
-		resolve_copy(p->uffd, hva, region_unit_bytes(r), p->zeros);
-}
-
-void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
-                      bool minor)
-{
-	hva_t hva = region_unit_hva(r, unit);
-
-	switch (s) {
-	case PAGE_POISONED:
-		/* The marker goes with MADV_DONTNEED; the ledger does not forget. */
-		if (!p->poison_supported)
-			return; /* waits: better than a page that reads as zeros */
-		resolve_poison(p->uffd, hva, region_unit_bytes(r));
-		break;
-	case PAGE_REMOVED:
-	case PAGE_PRESENT:
-		/*
-		 * Mostly a fault that was raised before the page came. A page
-		 * that went again went by the VMM's own will, by far not always
-		 * with an event (none comes of a hole punched by the file's
-		 * descriptor), and the kernel tells which: a ZEROPAGE over
-		 * anything that is still there is refused, and so it is while a
-		 * removal's event is unread. A minor fault has its content in
-		 * the file, whatever was unmapped.
-		 */
-		if (minor)
-			resolve_continue(p->uffd, hva, region_unit_bytes(r));
-		else
-			answer_removed(p, r, hva);
-		break;
-	default:
-		return; /* whoever has it wakes the threads */
-	}
-	resolve_wake(p->uffd, hva, region_unit_bytes(r));
-}
-
-void placement_remove(struct placer *p, const struct region *r, uint64_t unit)
-{
-	enum page_state was = page_map_remove(p->map, unit);
-
-	if (was == PAGE_POISONED || was == PAGE_PLACING || was == PAGE_REMOVED)
-		return;
-	stats_add(p->stats, pages_removed, region_unit_pages(r));
-	if (was == PAGE_PRESENT)
-		return;
-	count_final(p, r, 1);
-	/*
-	 * Its threads fault again and find it removed; the answer will be dropped.
-	 * Also of a MISSING one: it may have been REQUESTED until a placement that
-	 * must be tried again gave up its claim.
-	 */
-	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
 }

@@ -54,6 +54,8 @@ struct placer {
 	struct ledger *ledger;
 	pthread_mutex_t *remove_lock; /* NULL without remove events */
 	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
+	_Atomic uint64_t
+	        *doubtful; /* units that a dead daemon may have placed (recovery.h), or NULL */
 	struct stats *stats;
 	const uint8_t *zeros; /* for memory without UFFDIO_ZEROPAGE */
 	const struct placer_callbacks *callbacks;
@@ -74,6 +76,14 @@ int placement_data(struct placer *p, const struct region *r, uint64_t first, uin
 int placement_zero(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units);
 int placement_poison(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units,
                      enum ledger_reason reason);
+
+/*
+ * For recovery.h, of a unit that is claimed: set the marker of one that the ledger
+ * has; end the claim of one that is WRITTEN, by mapping it. 0 or as above; a unit that
+ * could not be mapped stays WRITTEN.
+ */
+int placement_poison_again(struct placer *p, const struct region *r, uint64_t unit);
+int placement_map_written(struct placer *p, const struct region *r, uint64_t unit);
 
 /*
  * Local answers: the fault is for a unit that needs no round trip in state s

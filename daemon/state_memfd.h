@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The state memfd of a migration: header, page map, ledger. It outlives the
- * daemon in systemd's FD store.
+ * The state memfd of a migration: header, the events that the lanes have read, page
+ * map, ledger. It outlives the daemon in systemd's FD store. The header never changes;
+ * the rest changes all the time, and is right at every moment (docs/architecture.md).
  */
 #ifndef DAEMON_STATE_MEMFD_H
 #define DAEMON_STATE_MEMFD_H
@@ -10,22 +11,58 @@
 
 #include "core/cleanup.h"
 #include "core/error.h"
+#include "core/uffd_abi.h"
 #include "core/uuid.h"
+#include "daemon/kept_memfd.h"
 #include "daemon/ledger.h"
 #include "daemon/page_map.h"
+
+#define STATE_MAGIC "PCPYSTA1"
+#define STATE_EVENTS_MAX 16 /* a lane: one batch */
+#define STATE_LANES_MAX 16
+
+/* Fixed layout: kept over restarts. Offsets in bytes, from the file's beginning. */
+struct state_header {
+	struct kept_header head;
+	uint64_t n_units;
+	uint64_t n_lanes;
+	uint64_t events_offset; /* n_lanes times STATE_EVENTS_MAX struct uffd_msg */
+	uint64_t map_offset;    /* n_units bytes */
+	uint64_t ledger_offset;
+	uint64_t ledger_capacity; /* entries */
+	uint64_t length_bytes;    /* of the file */
+};
+_Static_assert(sizeof(struct state_header) == 96, "kept over restarts");
 
 struct state_memfd {
 	int fd;
 	void *base;
 	uint64_t length_bytes;
+	uint64_t events_offset;
+	uint32_t n_lanes;
 	struct page_map map;
 	struct ledger ledger;
 };
 
-/* n_units > 0. The file is sparse: memory is used as units and poison come. */
-int state_memfd_new(const struct uuid *migration_id, uint64_t n_units, struct state_memfd **ret,
-                    struct error *err);
+/*
+ * n_units > 0, n_lanes 1 to STATE_LANES_MAX. The file is sparse: memory is used as units
+ * and poison come. Its length is sealed, so that no mapping of it can ever SIGBUS.
+ */
+int state_memfd_new(const struct uuid *migration_id, uint64_t n_units, uint32_t n_lanes,
+                    struct state_memfd **ret, struct error *err);
+
+/*
+ * What another daemon left of this migration; takes fd on success. Everything that can
+ * be checked without the migration's regions is: those who know them compare map.n_units,
+ * n_lanes, and the ledger's regions. -EINVAL, -EBADMSG, -EPROTONOSUPPORT or -errno, with
+ * a text that says what was wrong. Nothing in the file is changed.
+ */
+int state_memfd_open(int fd, const struct uuid *migration_id, struct state_memfd **ret,
+                     struct error *err);
 struct state_memfd *state_memfd_free(struct state_memfd *s); /* always NULL */
 DEFINE_CLEANUP(struct state_memfd, state_memfd_free)
+
+/* Where lane (< n_lanes) reads its batch into: STATE_EVENTS_MAX messages, 64-byte aligned. */
+struct uffd_msg *state_memfd_events(struct state_memfd *s, uint32_t lane);
 
 #endif

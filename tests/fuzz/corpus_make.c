@@ -12,6 +12,7 @@
 #include "wire/attach_message.h"
 #include "wire/control_message.h"
 #include "wire/page_message.h"
+#include "wire/state_message.h"
 
 static const char *root;
 
@@ -227,6 +228,50 @@ static void control_response_seeds(void)
 	}
 }
 
+static void state_seed(const char *name, const struct state_message *m)
+{
+	uint8_t *buf;
+	size_t len;
+
+	FUZZ_CHECK(state_message_encode(m, &buf, &len) == 0);
+	seed_write("state", name, buf, len);
+	free(buf);
+}
+
+static void state_seeds(void)
+{
+	static struct attach_region regions[] = {{.name = "ram",
+	                                          .length_bytes = 1 << 20,
+	                                          .page_size_bytes = 4096,
+	                                          .backing = BACKING_ANONYMOUS,
+	                                          .mode = UFFD_MODE_MISSING}};
+	struct state_message m = {.program_version = "0.1.0", .started_us = 1700000000000000};
+
+	m.start = (struct control_request){
+	        .type = CONTROL_REQUEST_START,
+	        .has_migration_id = true,
+	        .start = {.source = "[::1]:4567",
+	                  .peer_identity = "source.example",
+	                  .token_len = TOKEN_BYTES_MIN,
+	                  .lost_policy = LOST_POLICY_HOLD},
+	};
+	state_seed("started", &m);
+	m.attach = (struct attach_request){.type = ATTACH_REQUEST_ATTACH,
+	                                   .version = 1,
+	                                   .token_len = TOKEN_BYTES_MIN,
+	                                   .attach = {1, regions, 1}};
+	m.vmm_pid = 4711;
+	m.served = true;
+	m.paused_us = 5;
+	m.paused_since_us = 1700000000000005;
+	m.reconnects = 2;
+	state_seed("paused", &m);
+	m.abandoned = m.completing = m.unregistered = true;
+	m.ended = STATE_ENDED_COMPLETED;
+	strcpy(m.ended_text, "all memory is here");
+	state_seed("ended", &m);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -241,5 +286,6 @@ int main(int argc, char **argv)
 	attach_reply_seeds();
 	control_request_seeds();
 	control_response_seeds();
+	state_seeds();
 	return 0;
 }

@@ -34,6 +34,7 @@
 #include "core/cleanup.h"
 #include "core/clock.h"
 #include "core/uffd_abi.h"
+#include "daemon/fault_path.h"
 #include "daemon/lane.h"
 #include "daemon/state_memfd.h"
 #include "net/tls.h"
@@ -43,7 +44,10 @@
 
 #define PAGE ((size_t)WIRE_PAGE_SIZE)
 #define HUGE_PAGES (1U << (HUGE_SHIFT - WIRE_PAGE_SHIFT))
+/* A test that moves much defines a longer one before. */
+#ifndef DEADLINE_S
 #define DEADLINE_S 20
+#endif
 #define PROGRAM_DEADLINE_S 110 /* for a guest's thread that nobody lets go on */
 #define PARTS_MAX 3
 #define LANES_MAX 2
@@ -89,6 +93,8 @@ struct bed {
 	int uffds[LANES_MAX];
 	struct region_table *table; /* numbered as the source does */
 	struct state_memfd *state;
+	struct uffd_msg read[LANES_MAX][FAULT_BATCH];
+	bool adopted; /* lanes made from now on find what others have left */
 	struct lane *lanes[LANES_MAX];
 	struct loop *main_loop;
 	int listener;
@@ -170,6 +176,8 @@ static inline void bed_lane_new(struct bed *b, uint32_t index)
 	        .index = index,
 	        .uffd = b->uffds[index],
 	        .poison_supported = true,
+	        .adopted = b->adopted,
+	        .events = b->read[index],
 	        .regions = b->table,
 	        .map = &b->state->map,
 	        .ledger = &b->state->ledger,
@@ -230,7 +238,8 @@ static inline struct bed *bed_start(const struct spec *specs, size_t n)
 	for (size_t i = 0; i < n; i++)
 		bed_map(b, i, &specs[i], &regions[i]);
 	must(region_table_new(regions, n, b->n_lanes, &b->table, NULL) == 0);
-	must(state_memfd_new(&(struct uuid){{1}}, b->table->n_units, &b->state, NULL) == 0);
+	must(state_memfd_new(&(struct uuid){{1}}, b->table->n_units, b->n_lanes, &b->state, NULL) ==
+	     0);
 	must(loop_new(&b->main_loop) == 0);
 	bed_listen(b);
 	for (uint32_t i = 0; i < b->n_lanes; i++)

@@ -6,6 +6,7 @@
  * most of it: it is the lane that has a GiB to do.
  */
 #define HUGE_SHIFT 30
+#define DEADLINE_S 60
 #include "loop/daemon_lane_source.h"
 
 #define PIECE 1024U /* pages: the most in one request */

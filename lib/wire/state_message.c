@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A migration's record to bytes and back. Called by postcopyd when a migration
+ * changes, and when it starts and finds the records of the one before it.
+ *
+ * The two requests inside are bytes of the control and the attach interface: what
+ * was checked when they came is checked by the same code when they come back.
+ */
+#include "wire/state_message.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+
+#include "core/cleanup.h"
+#include "state.pb-c.h"
+#include "wire/body.h"
+
+typedef Postcopy__State__V1__MigrationRecord PbRecord;
+
+#define PB_ENDED(name) POSTCOPY__STATE__V1__ENDED__ENDED_##name
+static_assert((int)STATE_ENDED_NOT == PB_ENDED(NOT), "how it ended");
+static_assert((int)STATE_ENDED_COMPLETED == PB_ENDED(COMPLETED), "how it ended");
+static_assert((int)STATE_ENDED_FAILED == PB_ENDED(FAILED), "how it ended");
+static_assert((int)STATE_ENDED_CANCELLED == PB_ENDED(CANCELLED), "how it ended");
+
+/* Why the parts do not belong together; NULL if they do. The same in both directions. */
+static const char *contradiction(const struct state_message *m)
+{
+	bool attached = m->attach.type == ATTACH_REQUEST_ATTACH;
+
+	if (attached && !uuid_equal(&m->attach.migration_id, &m->start.migration_id))
+		return "start and attach are of different migrations";
+	if (!attached &&
+	    (m->vmm_pid || m->served || m->abandoned || m->completing || m->unregistered))
+		return "it tells of a VMM's memory, but has no attach";
+	return NULL;
+}
+
+static int start_get(const ProtobufCBinaryData *in, struct control_request *ret, struct error *err)
+{
+	int r;
+
+	if (in->len == 0)
+		return error_set(err, -EBADMSG, "MigrationRecord.start is missing");
+	r = control_request_decode(in->data, in->len, ret, err);
+	if (r == 0 && ret->type != CONTROL_REQUEST_START)
+		r = error_set(err, -EBADMSG, "is a %s, expected a StartMigration",
+		              control_request_type_name(ret->type));
+	if (r < 0)
+		error_prefix(err, "MigrationRecord.start");
+	return r;
+}
+
+static int attach_get(const ProtobufCBinaryData *in, struct attach_request *ret, struct error *err)
+{
+	int r;
+
+	if (in->len == 0)
+		return 0; /* no VMM yet */
+	r = attach_request_decode(in->data, in->len, ret, err);
+	if (r == 0 && ret->type != ATTACH_REQUEST_ATTACH)
+		r = error_set(err, -EBADMSG, "is a request of type %d, expected an Attach",
+		              (int)ret->type);
+	if (r < 0)
+		error_prefix(err, "MigrationRecord.attach");
+	return r;
+}
+
+static int vmm_pid_get(int32_t in, pid_t *ret, struct error *err)
+{
+	if (in < 0)
+		return error_set(err, -EBADMSG,
+		                 "MigrationRecord.vmm_pid is %" PRId32 ", expected a process id",
+		                 in);
+	*ret = in;
+	return 0;
+}
+
+static int ended_get(int in, enum state_ended *ret, struct error *err)
+{
+	if (in < STATE_ENDED_NOT || in > STATE_ENDED_CANCELLED)
+		return error_set(err, -EBADMSG,
+		                 "MigrationRecord.ended is %d, expected 0 (not), 1 (completed), 2 "
+		                 "(failed) or 3 (cancelled)",
+		                 in);
+	*ret = (enum state_ended)in;
+	return 0;
+}
+
+static void numbers_get(const PbRecord *in, struct state_message *ret)
+{
+	ret->served = in->served;
+	ret->abandoned = in->abandoned;
+	ret->completing = in->completing;
+	ret->unregistered = in->unregistered;
+	ret->started_us = in->started_us;
+	ret->paused_us = in->paused_us;
+	ret->paused_since_us = in->paused_since_us;
+	ret->reconnects = in->reconnects;
+}
+
+static int record_get(const PbRecord *in, struct state_message *ret, struct error *err)
+{
+	const char *why;
+	int r = body_required_get(in->program_version, sizeof(ret->program_version), TEXT_GRAPHIC,
+	                          "MigrationRecord.program_version", ret->program_version, err);
+
+	numbers_get(in, ret);
+	if (r == 0)
+		r = start_get(&in->start, &ret->start, err);
+	if (r == 0)
+		r = attach_get(&in->attach, &ret->attach, err);
+	if (r == 0)
+		r = vmm_pid_get(in->vmm_pid, &ret->vmm_pid, err);
+	if (r == 0)
+		r = ended_get((int)in->ended, &ret->ended, err);
+	if (r == 0)
+		r = text_get(in->ended_text, sizeof(ret->ended_text), TEXT_FREE,
+		             "MigrationRecord.ended_text", ret->ended_text, err);
+	if (r < 0)
+		return r;
+	why = contradiction(ret);
+	return why ? error_set(err, -EBADMSG, "MigrationRecord: %s", why) : 0;
+}
+
+int state_message_decode(const uint8_t *buf, size_t len, struct state_message *ret,
+                         struct error *err)
+{
+	struct state_message m = {.ended = STATE_ENDED_NOT};
+	struct wire_arena a;
+	ProtobufCMessage *in;
+	int r = body_unpack(&a, &postcopy__state__v1__migration_record__descriptor, buf, len, &in,
+	                    err);
+
+	if (r < 0)
+		return r;
+	r = record_get((const PbRecord *)in, &m, err);
+	wire_arena_fini(&a);
+	if (r < 0)
+		state_message_free(&m);
+	else
+		*ret = m;
+	return r;
+}
+
+void state_message_free(struct state_message *m)
+{
+	control_request_free(&m->start);
+	attach_request_free(&m->attach);
+	*m = (struct state_message){.ended = STATE_ENDED_NOT};
+}
+
+static void numbers_put(const struct state_message *m, PbRecord *out)
+{
+	out->vmm_pid = m->vmm_pid;
+	out->served = m->served;
+	out->abandoned = m->abandoned;
+	out->completing = m->completing;
+	out->unregistered = m->unregistered;
+	out->ended = (Postcopy__State__V1__Ended)m->ended;
+	out->started_us = m->started_us;
+	out->paused_us = m->paused_us;
+	out->paused_since_us = m->paused_since_us;
+	out->reconnects = m->reconnects;
+}
+
+static bool encodable(const struct state_message *m)
+{
+	return m->start.type == CONTROL_REQUEST_START && m->start.has_migration_id &&
+	       (m->attach.type == ATTACH_REQUEST_NONE || m->attach.type == ATTACH_REQUEST_ATTACH) &&
+	       m->vmm_pid >= 0 && (unsigned int)m->ended <= STATE_ENDED_CANCELLED &&
+	       m->program_version[0] && !contradiction(m);
+}
+
+int state_message_encode(const struct state_message *m, uint8_t **ret, size_t *ret_len)
+{
+	PbRecord out = POSTCOPY__STATE__V1__MIGRATION_RECORD__INIT;
+	_cleanup_free_ uint8_t *start = NULL, *attach = NULL;
+	char ended_text[WIRE_ERROR_TEXT_MAX];
+	int r;
+
+	if (!encodable(m))
+		return -EINVAL;
+	r = body_string_put(m->program_version, sizeof(m->program_version), TEXT_GRAPHIC,
+	                    &out.program_version);
+	if (r == 0)
+		r = control_request_encode(&m->start, &start, &out.start.len);
+	if (r == 0 && m->attach.type == ATTACH_REQUEST_ATTACH)
+		r = attach_request_encode(&m->attach, &attach, &out.attach.len);
+	if (r < 0)
+		return r;
+	out.start.data = start;
+	out.attach.data = attach;
+	text_clean(m->ended_text, sizeof(m->ended_text), ended_text);
+	out.ended_text = ended_text;
+	numbers_put(m, &out);
+	return body_pack(&out.base, ret, ret_len);
+}
