@@ -18,6 +18,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "daemon/poison_list.h"
 #include "net/ipc.h"
 #include "wire/attach_message.h"
@@ -145,6 +146,16 @@ static void attached(struct postcopy_client *pc)
 	migration_connect(pc->client.migration);
 }
 
+static void log_refused(const struct postcopy_client *pc, const char *id_text, const char *why)
+{
+	pid_t pid = ipc_peer(pc->connection)->pid;
+
+	log_event(LOG_WARNING, MESSAGE_ATTACH_REFUSED,
+	          LOG_FIELDS({"MIGRATION_ID", id_text}, {"VMM_PID", LOG_U64((uint64_t)pid)},
+	                     {"REASON", why}),
+	          "attach: pid %d refused: %s", (int)pid, why);
+}
+
 static int on_message(struct ipc_connection *connection, const uint8_t *buf, size_t len, int *fds,
                       size_t n_fds, struct error *err, void *user)
 {
@@ -152,10 +163,12 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	struct attach_request request = {0};
 	struct error error = {0};
 	int r = attach_request_decode(buf, len, &request, &error);
+	char id_text[UUID_TEXT_LEN];
 	bool asks;
 
 	(void)err;
 	if (r < 0) {
+		log_refused(pc, NULL, error.text);
 		ack_send(pc, r, error.text);
 		ipc_close_after_flush(connection);
 		return 0;
@@ -163,11 +176,12 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	asks = request.type == ATTACH_REQUEST_LIST_POISON;
 	r = asks ? list_poison(pc, request.list_poison.from, &error)
 	         : request_run(pc, &request, fds, n_fds, &error);
+	uuid_format(&request.migration_id, id_text);
 	attach_request_free(&request);
 	if (r < 0 || !asks)
 		ack_send(pc, r, r < 0 ? error.text : "");
 	if (r < 0)
-		log_info("attach: pid %d refused: %s", (int)ipc_peer(connection)->pid, error.text);
+		log_refused(pc, asks ? NULL : id_text, error.text);
 	else if (!asks)
 		attached(pc);
 	return 0;

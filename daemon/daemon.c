@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "daemon/attach_postcopy.h"
 #include "daemon/attach_server.h"
 #include "daemon/control_server.h"
@@ -42,8 +43,8 @@ static int servers_start(struct daemon *d, struct error *err)
 
 	if (r < 0)
 		return error_set(err, r, "not enough memory");
-	r = attach_server_listen(d->attach, &attach_protocol_postcopy, s->attach, s->attach_mode,
-	                         err);
+	r = attach_server_listen(d->attach, &attach_protocol_postcopy, "attach", s->attach,
+	                         s->attach_mode, err);
 	if (r == 0)
 		r = control_server_new(d->migrations, s->control, s->control_mode, &d->control,
 		                       err);
@@ -91,8 +92,13 @@ static void log_live(const struct daemon *d)
 			              m->id_text);
 			continue;
 		}
-		log_migration(
-		        LOG_WARNING, m->id_text,
+		log_event(
+		        LOG_WARNING, MESSAGE_MIGRATION_LEFT,
+		        LOG_FIELDS({"MIGRATION_ID", m->id_text},
+		                   {"MIGRATION_STATE", migration_state_name(m->state)},
+		                   {"PEER", m->peer_identity}, {"PEER_ADDRESS", m->source},
+		                   {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)},
+		                   {"REMAINING_BYTES", LOG_U64(migration_remaining_bytes(m))}),
 		        "migration %s: the daemon ends in state %s with %llu bytes missing: the "
 		        "guest waits for them as long as somebody holds its userfaultfds (the VMM, "
 		        "or systemd's FD store); if nobody does, they read as zeros",

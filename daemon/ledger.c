@@ -8,6 +8,8 @@
 
 #include <errno.h>
 
+#include "core/cleanup.h"
+
 const char *ledger_reason_name(enum ledger_reason r)
 {
 	switch (r) {
@@ -70,4 +72,16 @@ uint64_t ledger_lost_bytes(const struct ledger *l)
 	for (uint64_t i = 0; i < n; i++)
 		bytes += l->area->entries[i].lost_bytes;
 	return bytes;
+}
+
+uint64_t ledger_audited(const struct ledger *l)
+{
+	uint64_t n = atomic_load_explicit(&l->area->n_audited, memory_order_relaxed);
+
+	return MIN(n, ledger_count(l)); /* whatever an earlier daemon left */
+}
+
+void ledger_set_audited(struct ledger *l, uint64_t n_entries)
+{
+	atomic_store_explicit(&l->area->n_audited, n_entries, memory_order_relaxed);
 }

@@ -42,9 +42,13 @@ _Static_assert(sizeof(struct ledger_entry) == 64, "kept over restarts");
 
 struct ledger_area {
 	_Atomic uint64_t n_entries;
-	uint8_t padding[56];
+	_Atomic uint64_t
+	        n_audited; /* of these, from the first on: they have a record in the journal */
+	uint8_t padding[48];
 	struct ledger_entry entries[];
 };
+
+_Static_assert(sizeof(struct ledger_area) == 64, "kept over restarts");
 
 struct ledger {
 	struct ledger_area *area;
@@ -69,5 +73,12 @@ uint64_t ledger_count(const struct ledger *l);
 /* i < ledger_count() */
 const struct ledger_entry *ledger_get(const struct ledger *l, uint64_t i);
 uint64_t ledger_lost_bytes(const struct ledger *l);
+
+/*
+ * How many entries, from the first on, have their record in the journal: at most
+ * ledger_count(), and kept over restarts. One thread keeps it.
+ */
+uint64_t ledger_audited(const struct ledger *l);
+void ledger_set_audited(struct ledger *l, uint64_t n_entries);
 
 #endif

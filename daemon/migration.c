@@ -16,6 +16,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/message_ids.h"
 
 int migration_timer_new(struct migration *m, event_callback_fn fn, void *arg, struct event **ret)
 {
@@ -42,7 +43,7 @@ static void timer_free(struct event **timer)
 	*timer = NULL;
 }
 
-/* Everything but what list and show need. Safe to call twice. */
+/* Everything but what list, show and the audit need. Safe to call twice. */
 static void migration_release(struct migration *m)
 {
 	timer_free(&m->vmm_exit_event);
@@ -58,7 +59,6 @@ static void migration_release(struct migration *m)
 	for (size_t i = 0; i < m->n_memory_fds; i++)
 		close_fd(&m->memory_fds[i]);
 	m->n_memory_fds = 0;
-	m->memory = state_memfd_free(m->memory);
 	close_fd(&m->vmm_pidfd);
 	explicit_bzero(m->token, sizeof(m->token));
 }
@@ -70,6 +70,9 @@ static void on_release(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	migration_release(m);
+	m->released = true;
+	if (m->memory) /* and no thread appends to its ledger any more */
+		migration_audit(m);
 	log_migration(LOG_DEBUG, m->id_text, "migration %s: released", m->id_text);
 }
 
@@ -78,7 +81,10 @@ struct migration *migration_free(struct migration *m)
 	if (!m)
 		return NULL;
 	migration_release(m);
+	migration_audit_all(m);
+	m->memory = state_memfd_free(m->memory);
 	timer_free(&m->release_event);
+	timer_free(&m->audit_timer);
 	region_table_free(m->regions);
 	free(m->final_entries);
 	free(m);
@@ -125,6 +131,8 @@ static int migration_init_timers(struct migration *m)
 	int r = migration_timer_new(m, on_release, m, &m->release_event);
 
 	if (r == 0)
+		r = migration_timer_new(m, migration_on_audit, m, &m->audit_timer);
+	if (r == 0)
 		r = migration_timer_new(m, migration_on_lost_deadline, m, &m->lost_timer);
 	if (r == 0)
 		r = migration_timer_new(m, migration_on_vmm_alive, m, &m->vmm_alive_timer);
@@ -153,8 +161,10 @@ int migration_new(struct migration_table *table, const struct migration_params *
 		return r;
 	if (migration_init_timers(m) < 0)
 		return error_set(err, -ENOMEM, "not enough memory");
-	log_migration(LOG_NOTICE, m->id_text, "migration %s: started, from %s (%s)", m->id_text,
-	              m->source, m->peer_identity);
+	log_event(LOG_NOTICE, MESSAGE_MIGRATION_STARTED,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
+	                     {"PEER_ADDRESS", m->source}),
+	          "migration %s: started, from %s (%s)", m->id_text, m->source, m->peer_identity);
 	*ret = TAKE_PTR(m);
 	return 0;
 }
@@ -166,6 +176,40 @@ static int state_log_level(const struct migration *m)
 	if (m->state == MIGRATION_POSTCOPY_PAUSED)
 		return LOG_WARNING;
 	return LOG_NOTICE;
+}
+
+static const char *state_message(enum migration_state from, enum migration_state to)
+{
+	static const char *const ids[] = {
+	        [MIGRATION_ACTIVE] = MESSAGE_MIGRATION_ATTACHED,
+	        [MIGRATION_POSTCOPY_ACTIVE] = MESSAGE_MIGRATION_SERVING,
+	        [MIGRATION_POSTCOPY_PAUSED] = MESSAGE_MIGRATION_PAUSED,
+	        [MIGRATION_POSTCOPY_RECOVER] = MESSAGE_MIGRATION_RECOVERING,
+	        [MIGRATION_COMPLETED] = MESSAGE_MIGRATION_COMPLETED,
+	        [MIGRATION_FAILED] = MESSAGE_MIGRATION_FAILED,
+	        [MIGRATION_CANCELLED] = MESSAGE_MIGRATION_CANCELLED,
+	};
+	_Static_assert(ARRAY_SIZE(ids) == MIGRATION_STATES_, "a state lacks its message id");
+
+	if (from == MIGRATION_POSTCOPY_RECOVER && to == MIGRATION_POSTCOPY_ACTIVE)
+		return MESSAGE_MIGRATION_RECOVERED;
+	return ids[to];
+}
+
+static void log_state(const struct migration *m, enum migration_state from, const char *text)
+{
+	bool final = migration_state_final(m->state);
+
+	log_event(state_log_level(m), state_message(from, m->state),
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text},
+	                     {"MIGRATION_STATE", migration_state_name(m->state)},
+	                     {"PEER", m->peer_identity}, {"PEER_ADDRESS", m->source},
+	                     {"VMM_PID", m->vmm_pid ? LOG_U64((uint64_t)m->vmm_pid) : NULL},
+	                     {"LOST_BYTES", final ? LOG_U64(m->final_lost_bytes) : NULL},
+	                     {"REMAINING_BYTES", final ? LOG_U64(m->final_remaining) : NULL},
+	                     {"REASON", text}),
+	          "migration %s: %s -> %s%s%s", m->id_text, migration_state_name(from),
+	          migration_state_name(m->state), *text ? ": " : "", text);
 }
 
 static void account_pause(struct migration *m, enum migration_state next)
@@ -191,13 +235,7 @@ static void state_change(struct migration *m, enum migration_state state, const 
 	account_pause(m, state);
 	m->state = state;
 	snprintf(m->state_text, sizeof(m->state_text), "%s", text);
-	const struct log_field fields[] = {
-	        {"MIGRATION_ID", m->id_text},
-	        {"MIGRATION_STATE", migration_state_name(state)},
-	};
-	log_write(state_log_level(m), fields, ARRAY_SIZE(fields), "migration %s: %s -> %s%s%s",
-	          m->id_text, migration_state_name(from), migration_state_name(state),
-	          *text ? ": " : "", text);
+	log_state(m, from, text);
 	migration_table_entered(m->table, m);
 	migration_table_notify(m->table, m);
 }
@@ -213,7 +251,8 @@ void migration_set_state(struct migration *m, enum migration_state state, const 
 	state_change(m, state, text);
 }
 
-void migration_set_text(struct migration *m, int level, const char *fmt, ...)
+void migration_set_text(struct migration *m, int level, const char *message_id, const char *fmt,
+                        ...)
 {
 	char text[sizeof(m->state_text)];
 	va_list ap;
@@ -224,7 +263,10 @@ void migration_set_text(struct migration *m, int level, const char *fmt, ...)
 	if (strcmp(text, m->state_text) == 0)
 		return;
 	snprintf(m->state_text, sizeof(m->state_text), "%s", text);
-	log_migration(level, m->id_text, "migration %s: %s", m->id_text, text);
+	log_event(level, message_id,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
+	                     {"PEER_ADDRESS", m->source}, {"REASON", text}),
+	          "migration %s: %s", m->id_text, text);
 	migration_table_notify(m->table, m);
 }
 

@@ -99,7 +99,6 @@ struct migration {
 	size_t n_memory_fds;
 	bool poison_supported;
 	bool poison_warned;
-	uint64_t n_poison_logged;
 	bool served;     /* a lane has been frozen: the guest may have read pages */
 	bool abandoned;  /* the policy has poisoned what the lost source still had */
 	bool completing; /* every page is here; the source is being told */
@@ -111,6 +110,8 @@ struct migration {
 	struct event *lost_timer;      /* the lost policy's deadline */
 	struct event *completion_timer;
 	struct event *release_event; /* frees the lanes, from the loop */
+	struct event *audit_timer;   /* the ledger has entries without a record in the journal */
+	bool released;               /* the lanes are gone; the memory goes after the audit */
 
 	/* The last second, for the rate. */
 	uint64_t sample_mono_us;
@@ -184,6 +185,8 @@ uint64_t migration_paused_us(const struct migration *m);
 /* The i-th newest ledger entry of n_shown (at most MIGRATION_POISONED_SHOWN_MAX) out of all. */
 uint64_t migration_poisoned_shown(const struct migration *m, uint64_t *ret_all);
 const struct ledger_entry *migration_poisoned_get(const struct migration *m, uint64_t i);
+/* Who said so: "operator" or "policy" of this host, else the source by its certificate's name. */
+const char *migration_poison_reporter(const struct migration *m, enum ledger_reason reason);
 
 /* Once a second: note what came in, for the rate. */
 void migration_sample(struct migration *m, uint64_t now_us);

@@ -94,8 +94,8 @@ void migration_complete_lost(struct migration *m, const char *why)
 		migration_complete_untold(m, why);
 		return;
 	}
-	migration_set_text(m, LOG_WARNING, "all memory is here; telling the source: %s; retrying",
-	                   why);
+	migration_set_text(m, LOG_WARNING, NULL,
+	                   "all memory is here; telling the source: %s; retrying", why);
 	lane_slot_retry_later(slot);
 }
 

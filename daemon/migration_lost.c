@@ -6,6 +6,7 @@
 #include "daemon/migration_parts.h"
 
 #include "core/log.h"
+#include "core/message_ids.h"
 
 void migration_lost_start(struct migration *m)
 {
@@ -34,7 +35,7 @@ static void lost_poison(struct migration *m, const char *waited)
 
 	m->abandoned = true;
 
-	migration_set_text(m, LOG_ERR,
+	migration_set_text(m, LOG_ERR, MESSAGE_SOURCE_ABANDONED,
 	                   "the source was away for %s: %llu bytes that are not here yet are now "
 	                   "poisoned (policy poison)",
 	                   waited, (unsigned long long)remaining);

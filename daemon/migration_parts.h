@@ -15,9 +15,12 @@
 void migration_set_state(struct migration *m, enum migration_state state, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 
-/* A new text for the same state; listeners are told if it differs. */
-void migration_set_text(struct migration *m, int log_level, const char *fmt, ...)
-        __attribute__((format(printf, 3, 4)));
+/*
+ * A new text for the same state; logged, and listeners are told, if it differs.
+ * message_id: of core/message_ids.h, or NULL.
+ */
+void migration_set_text(struct migration *m, int log_level, const char *message_id, const char *fmt,
+                        ...) __attribute__((format(printf, 4, 5)));
 
 /*
  * Enter a final state: keep the counters, tell everybody, and release lanes
@@ -57,6 +60,17 @@ int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error 
 /* Text for people: "was killed", "could not be killed: ...". */
 void migration_vmm_kill(struct migration *m, char *text, size_t text_len);
 void migration_on_vmm_alive(evutil_socket_t fd, short what, void *arg);
+
+/* Logs the end of the VMM's process. */
+void migration_vmm_log_gone(const struct migration *m);
+
+/* migration_audit.c */
+
+/* The ledger may have grown: records follow, from the loop. */
+void migration_audit(struct migration *m);
+/* The rest of them now, however long that takes: the ledger goes. */
+void migration_audit_all(struct migration *m);
+void migration_on_audit(evutil_socket_t fd, short what, void *arg);
 
 /* migration_complete.c */
 void migration_check_finished(struct migration *m);

@@ -91,16 +91,6 @@ static int view_regions(const struct migration *m, struct control_migration *v)
 	return 0;
 }
 
-/* Who said so: this host's operator or policy, else the source that is named by its certificate. */
-static const char *reporter(const struct migration *m, enum ledger_reason reason)
-{
-	if (reason == LEDGER_OPERATOR)
-		return "operator";
-	if (reason == LEDGER_SOURCE_LOST)
-		return "policy";
-	return m->peer_identity;
-}
-
 static int view_poisoned(const struct migration *m, struct control_migration *v, uint64_t *ret_all)
 {
 	uint64_t all, n = migration_poisoned_shown(m, &all);
@@ -124,7 +114,8 @@ static int view_poisoned(const struct migration *m, struct control_migration *v,
 		p->gpa = e->gpa;
 		p->lost_bytes = e->lost_bytes;
 		snprintf(p->reason, sizeof(p->reason), "%s", ledger_reason_name(e->reason));
-		snprintf(p->reporter, sizeof(p->reporter), "%s", reporter(m, e->reason));
+		snprintf(p->reporter, sizeof(p->reporter), "%s",
+		         migration_poison_reporter(m, e->reason));
 		p->time_us = e->time_us;
 	}
 	return 0;

@@ -13,13 +13,23 @@
 #include <sys/syscall.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 
 #define VMM_ALIVE_DELAY_US 1000000
+
+void migration_vmm_log_gone(const struct migration *m)
+{
+	log_event(LOG_NOTICE, MESSAGE_VMM_GONE,
+	          LOG_FIELDS({"MIGRATION_ID", m->id_text},
+	                     {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)}),
+	          "migration %s: the VMM (pid %d) has ended", m->id_text, (int)m->vmm_pid);
+}
 
 static void vmm_ended(struct migration *m)
 {
 	if (migration_state_final(m->state))
 		return;
+	migration_vmm_log_gone(m);
 	if (m->completing)
 		migration_end(m, MIGRATION_COMPLETED,
 		              "all memory was here; the VMM (pid %d) exited before the source was "
@@ -68,11 +78,12 @@ void migration_on_vmm_alive(evutil_socket_t fd, short what, void *arg)
 	(void)fd;
 	(void)what;
 	if (!migration_state_final(m->state))
-		log_migration(
-		        LOG_WARNING, m->id_text,
-		        "migration %s: the VMM (pid %d) closed its connection, but lives: its "
-		        "memory is still served",
-		        m->id_text, (int)m->vmm_pid);
+		log_event(LOG_WARNING, MESSAGE_VMM_DISCONNECTED,
+		          LOG_FIELDS({"MIGRATION_ID", m->id_text},
+		                     {"VMM_PID", LOG_U64((uint64_t)m->vmm_pid)}),
+		          "migration %s: the VMM (pid %d) closed its connection, but lives: its "
+		          "memory is still served",
+		          m->id_text, (int)m->vmm_pid);
 }
 
 void migration_vmm_kill(struct migration *m, char *text, size_t text_len)

@@ -11,6 +11,7 @@
 #include <utlist.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "source/control_connection.h"
 
 #define CLIENTS_MAX 64
@@ -137,7 +138,11 @@ static void on_accept(int fd, void *user)
 		return;
 	}
 	if (r < 0) {
-		log_warning("control socket: %s", err.text);
+		log_event(LOG_WARNING, MESSAGE_ACCESS_DENIED,
+		          LOG_FIELDS({"SOCKET", "control"},
+		                     {"CLIENT_PID", LOG_U64((uint64_t)peer.pid)},
+		                     {"CLIENT_UID", LOG_U64(peer.uid)}, {"REASON", err.text}),
+		          "control socket: %s", err.text);
 		send_error(&entry->client, 0, r, err.text);
 		ipc_close_after_flush(entry->client.ipc);
 	}
@@ -164,7 +169,7 @@ int control_server_new(struct loop *loop, const char *path, mode_t mode,
 	s->loop = loop;
 	s->access = *access;
 	s->exports = exports;
-	r = ipc_listen(loop, path, mode, on_accept, s, &s->listener, err);
+	r = ipc_listen(loop, "control", path, mode, on_accept, s, &s->listener, err);
 	if (r < 0) {
 		control_server_free(s);
 		return r;

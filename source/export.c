@@ -20,6 +20,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "source/export_table.h"
 #include "source/link.h"
 
@@ -118,20 +119,50 @@ static void drop_memory_if_unused(struct export *e)
 	export_table_trim(e->table);
 }
 
+/* What an export comes to, or comes back to when its destination gives up. */
+static const char *state_message(enum export_state from, enum export_state to)
+{
+	static const char *const ids[] = {
+	        [EXPORT_FROZEN] = MESSAGE_EXPORT_FROZEN,
+	        [EXPORT_SERVING] = MESSAGE_EXPORT_SERVING,
+	        [EXPORT_RELEASED] = MESSAGE_EXPORT_RELEASED,
+	        [EXPORT_FAILED] = MESSAGE_EXPORT_FAILED,
+	        [EXPORT_WITHDRAWN] = MESSAGE_EXPORT_WITHDRAWN,
+	};
+	_Static_assert(ARRAY_SIZE(ids) == EXPORT_STATES_, "a state lacks its message id");
+
+	return from == EXPORT_SERVING && to == EXPORT_FROZEN ? MESSAGE_EXPORT_GIVEN_UP : ids[to];
+}
+
+static int state_log_level(enum export_state from, enum export_state to)
+{
+	if (to == EXPORT_FAILED)
+		return LOG_ERR;
+	return from == EXPORT_SERVING && to == EXPORT_FROZEN ? LOG_WARNING : LOG_INFO;
+}
+
+static void log_state(const struct export *e, enum export_state from, enum export_state to,
+                      const char *text)
+{
+	log_event(state_log_level(from, to), state_message(from, to),
+	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
+	                     {"PEER_ADDRESS", e->peer}, {"REASON", text}),
+	          "export is %s%s%s", export_state_name(to), text[0] ? ": " : "", text);
+}
+
 /* Main loop. Several changes may be announced as one. */
 static void announce(struct export *e)
 {
-	enum export_state state = export_state(e);
+	enum export_state state = export_state(e), from = e->announced;
 	char text[ERROR_TEXT_MAX];
 
-	if (state == e->announced)
+	if (state == from)
 		return;
 	e->announced = state;
 	if (export_state_final(state))
 		e->ended_ns = clock_monotonic_ns();
 	export_state_text(e, text, sizeof(text));
-	log_migration(state == EXPORT_FAILED ? LOG_ERR : LOG_INFO, e->id_text, "export is %s%s%s",
-	              export_state_name(state), text[0] ? ": " : "", text);
+	log_state(e, from, state, text);
 	export_ref(e); /* trimming may drop the table's reference */
 	export_table_changed(e->table, e);
 	wake_links(e, false);
@@ -160,6 +191,7 @@ static void on_poison_posted(void *arg)
 	struct export *e = arg;
 
 	atomic_store(&e->poison_posted, false);
+	export_audit(e);
 	wake_links(e, true);
 }
 
@@ -249,6 +281,7 @@ int export_report_poison(struct export *e, const struct poison_range *ranges, si
 	if (report.added > 0) {
 		log_migration(LOG_WARNING, e->id_text, "%" PRIu64 " pages reported lost by %s",
 		              report.added, poison_reporter_name(by));
+		export_audit(e);
 		wake_links(e, true);
 	}
 	return r;
@@ -262,9 +295,11 @@ void export_exporter_left(struct export *e)
 		export_fail(e, "the process that exported its own memory has gone");
 		return;
 	}
-	log_migration(LOG_WARNING, e->id_text,
-	              "the exporter (%s) has hung up; its memory is still readable, going on",
-	              e->exporter);
+	log_event(LOG_WARNING, MESSAGE_EXPORTER_LEFT,
+	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
+	                     {"EXPORTER", e->exporter}),
+	          "the exporter (%s) has hung up; its memory is still readable, going on",
+	          e->exporter);
 }
 
 void export_link_joined(struct export *e, const char *peer)
@@ -352,15 +387,8 @@ int export_read_error(struct export *e, uint64_t first, uint64_t count)
 	int r = poison_set_add(e->poison, first, count, POISON_REASON_READ_ERROR, POISON_BY_READ,
 	                       &added);
 
-	if (added > 0) {
-		const struct source_region *region = region_table_find_page(e->regions, first);
-
-		log_migration(LOG_WARNING, e->id_text,
-		              "%" PRIu64 " page(s) at offset %" PRIu64
-		              " of region %s cannot be read: lost to a memory error",
-		              added, (first - region->first_page) << WIRE_PAGE_SHIFT, region->name);
+	if (added > 0)
 		post_once(e, &e->poison_posted, on_poison_posted);
-	}
 	return r;
 }
 
@@ -399,6 +427,7 @@ struct export *export_unref(struct export *e)
 		return NULL;
 	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
 		want_free(atomic_load(&e->want[lane]));
+	export_audit_all(e);
 	poison_set_free(e->poison);
 	region_table_free(e->regions);
 	pthread_mutex_destroy(&e->lock);

@@ -91,6 +91,7 @@ struct export
 	uint64_t started_us;                     /* since the epoch */
 	uint64_t started_ns;                     /* monotonic, as the next */
 	uint64_t ended_ns;
+	uint64_t audit_cursor; /* in the poison set: the journal has what is before it */
 	UT_hash_handle hh;
 };
 

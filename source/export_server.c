@@ -12,6 +12,7 @@
 #include <utlist.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "net/ipc.h"
 #include "net/tls.h"
 
@@ -150,6 +151,21 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 	}
 }
 
+static void log_refused(const struct exporter *x, const struct attach_request *q, const char *why)
+{
+	const char *id_text = x->export ? x->export->id_text : NULL;
+	char asked[UUID_TEXT_LEN];
+
+	if (q->type == ATTACH_REQUEST_EXPORT)
+		id_text = uuid_format(&q->migration_id, asked);
+	log_event(LOG_WARNING, MESSAGE_EXPORT_REFUSED,
+	          LOG_FIELDS({"MIGRATION_ID", id_text},
+	                     {"CLIENT_PID", LOG_U64((uint64_t)x->peer.pid)},
+	                     {"CLIENT_UID", LOG_U64(x->peer.uid)}, {"REASON", why}),
+	          "request of pid %d uid %u refused: %s", (int)x->peer.pid, (unsigned)x->peer.uid,
+	          why);
+}
+
 static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, int *fds,
                       size_t n_fds, struct error *err, void *user)
 {
@@ -169,8 +185,7 @@ static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, 
 	if (r == 0 && q.type == ATTACH_REQUEST_EXPORT)
 		send_state(x);
 	if (r < 0)
-		log_warning("request of pid %d uid %u refused: %s", (int)x->peer.pid,
-		            (unsigned)x->peer.uid, why.text);
+		log_refused(x, &q, why.text);
 	explicit_bzero(q.token, sizeof(q.token));
 	attach_request_free(&q);
 	return 0;
@@ -225,7 +240,11 @@ static void on_accept(int fd, void *user)
 		return;
 	}
 	if (r < 0) {
-		log_warning("export socket: %s", err.text);
+		log_event(LOG_WARNING, MESSAGE_ACCESS_DENIED,
+		          LOG_FIELDS({"SOCKET", "export"},
+		                     {"CLIENT_PID", LOG_U64((uint64_t)peer.pid)},
+		                     {"CLIENT_UID", LOG_U64(peer.uid)}, {"REASON", err.text}),
+		          "export socket: %s", err.text);
 		send_ack(x, r, err.text);
 		ipc_close_after_flush(x->ipc);
 	}
@@ -243,7 +262,7 @@ int export_server_new(struct loop *loop, const char *path, mode_t mode,
 	s->loop = loop;
 	s->access = *access;
 	s->exports = exports;
-	r = ipc_listen(loop, path, mode, on_accept, s, &s->listener, err);
+	r = ipc_listen(loop, "export", path, mode, on_accept, s, &s->listener, err);
 	if (r < 0) {
 		export_server_free(s);
 		return r;

@@ -12,6 +12,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/message_ids.h"
 
 int export_table_new(struct loop *loop, const struct export_limits *limits,
                      struct export_table **ret)
@@ -22,6 +23,11 @@ int export_table_new(struct loop *loop, const struct export_limits *limits,
 		return -ENOMEM;
 	t->loop = loop;
 	t->limits = *limits;
+	t->audit_timer = evtimer_new(loop_base(loop), export_table_on_audit, t);
+	if (!t->audit_timer) {
+		free(t);
+		return -ENOMEM;
+	}
 	*ret = t;
 	return 0;
 }
@@ -40,6 +46,7 @@ struct export_table *export_table_free(struct export_table *t)
 		return NULL;
 	HASH_ITER (hh, t->by_id, e, next)
 		table_remove(t, e);
+	event_free(t->audit_timer);
 	free(t);
 	return NULL;
 }
@@ -145,9 +152,11 @@ int export_table_add(struct export_table *t, const struct export_params *params,
 		return r;
 	}
 	table_insert(t, e);
-	log_migration(LOG_INFO, e->id_text, "exported by %s for %s: %zu regions, %llu pages",
-	              e->exporter, e->peer_identity, e->regions->n_regions,
-	              (unsigned long long)e->regions->n_pages);
+	log_event(LOG_INFO, MESSAGE_EXPORT_EXPORTED,
+	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
+	                     {"EXPORTER", e->exporter}),
+	          "exported by %s for %s: %zu regions, %llu pages", e->exporter, e->peer_identity,
+	          e->regions->n_regions, (unsigned long long)e->regions->n_pages);
 	*ret = e;
 	return 0;
 }

@@ -3,6 +3,8 @@
 #ifndef SOURCE_EXPORT_TABLE_H
 #define SOURCE_EXPORT_TABLE_H
 
+#include <event2/event.h>
+
 #include "net/loop.h"
 #include "source/export.h"
 
@@ -37,6 +39,7 @@ struct export_table {
 		void *user;
 	} observers[EXPORT_OBSERVERS_MAX];
 	size_t n_observers;
+	struct event *audit_timer; /* some export has losses without a record in the journal */
 };
 
 int export_table_new(struct loop *loop, const struct export_limits *limits,
@@ -65,5 +68,11 @@ int export_table_get(const struct export_table *t, const struct uuid *id, struct
 /* For export.c: tell observers; forget the oldest ended ones. */
 void export_table_changed(struct export_table *t, struct export *e);
 void export_table_trim(struct export_table *t);
+
+/* export_audit.c. There may be new losses: their records follow, from the loop. */
+void export_audit(struct export *e);
+/* The rest of them now: the export goes. */
+void export_audit_all(struct export *e);
+void export_table_on_audit(evutil_socket_t fd, short what, void *arg);
 
 #endif

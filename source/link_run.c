@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "core/thread_tuning.h"
 #include "source/link.h"
 #include "source/links.h"
@@ -292,9 +293,14 @@ static void on_closed(struct channel *ch, const struct error *err, void *user)
 	/* A destination that has everything ends all its connections, each when it likes. */
 	bool expected = link->closing || export_state(link->export) == EXPORT_RELEASED;
 
-	log_migration(err->code && !expected ? LOG_WARNING : LOG_INFO, link->export->id_text,
-	              "%s lane %u of %s has ended%s%s", link_role_text(link->role), link->lane,
-	              channel_peer_address(ch), err->code ? ": " : "", err->code ? err->text : "");
+	log_event(err->code && !expected ? LOG_WARNING : LOG_INFO, MESSAGE_DESTINATION_DISCONNECTED,
+	          LOG_FIELDS({"MIGRATION_ID", link->export->id_text},
+	                     {"PEER", link->export->peer_identity},
+	                     {"PEER_ADDRESS", channel_peer_address(ch)},
+	                     {"ROLE", link_role_text(link->role)}, {"LANE", LOG_U64(link->lane)},
+	                     {"REASON", err->code ? err->text : NULL}),
+	          "%s lane %u of %s has ended%s%s", link_role_text(link->role), link->lane,
+	          channel_peer_address(ch), err->code ? ": " : "", err->code ? err->text : "");
 	link->closing = true;
 	loop_stop(link->loop);
 }

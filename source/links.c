@@ -13,6 +13,7 @@
 #include <utlist.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "core/thread.h"
 
 struct links {
@@ -196,12 +197,21 @@ static struct link *link_new(struct links *ls, struct export *e, enum link_role 
 	return link;
 }
 
+static void log_connected(const struct link *link, bool again)
+{
+	const struct export *e = link->export;
+
+	log_event(LOG_INFO, MESSAGE_DESTINATION_CONNECTED,
+	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
+	                     {"PEER_ADDRESS", e->peer}, {"ROLE", link_role_text(link->role)},
+	                     {"LANE", LOG_U64(link->lane)}),
+	          "%s lane %u is connected%s", link_role_text(link->role), link->lane,
+	          again ? " again; its old connection is closed" : "");
+}
+
 /* The old link ends first: two streams must not take from one list. */
 static void replace(struct link *old, struct link *link)
 {
-	log_migration(LOG_INFO, link->export->id_text,
-	              "%s lane %u is connected again; its old connection is closed",
-	              link_role_text(link->role), link->lane);
 	if (old->running) {
 		old->successor = link;
 		link_stop(old);
@@ -243,6 +253,7 @@ int links_accept(struct links *ls, struct export *e, enum link_role role, unsign
 	DL_APPEND(ls->all, link);
 	ls->n++;
 	e->links[role - 1][lane] = link;
+	log_connected(link, old != NULL);
 	if (old)
 		replace(old, link);
 	else

@@ -4,6 +4,7 @@
  * else is in agent.c and below.
  */
 #include "core/cleanup.h"
+#include "core/message_ids.h"
 #include "net/service.h"
 #include "source/agent.h"
 
@@ -79,7 +80,8 @@ static void stop(void *user, const char *signal_name)
 	const struct program *p = user;
 	unsigned live = agent_live_exports(p->agent);
 
-	log_write(live ? LOG_WARNING : LOG_NOTICE, NULL, 0,
+	log_event(live ? LOG_WARNING : LOG_NOTICE, live ? MESSAGE_EXPORTS_LEFT : NULL,
+	          LOG_FIELDS({"LIVE_EXPORTS", LOG_U64(live)}),
 	          "received SIG%s: ending with %u live exports", signal_name, live);
 }
 

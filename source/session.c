@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "core/token.h"
 
 #define PEER_NAMES_MAX 512
@@ -21,7 +22,8 @@ struct session {
 	struct channel *channel;
 	struct page_decoder *decoder;
 	struct event *timer;
-	bool refused; /* an Error is on its way */
+	bool refused;                /* an Error is on its way */
+	char id_text[UUID_TEXT_LEN]; /* the migration that it asked for */
 };
 
 struct session *session_free(struct session *s)
@@ -51,8 +53,13 @@ static void refuse(struct session *s, enum wire_error_code code, const char *tex
 
 	m.error.code = code;
 	(void)snprintf(m.error.text, sizeof(m.error.text), "%s", text);
-	log_warning("refusing a destination at %s: %s: %s%s", channel_peer_address(s->channel),
-	            wire_error_code_name(code), text, for_log);
+	log_event(LOG_WARNING, MESSAGE_DESTINATION_REFUSED,
+	          LOG_FIELDS({"MIGRATION_ID", s->id_text},
+	                     {"PEER_ADDRESS", channel_peer_address(s->channel)},
+	                     {"ERROR_CODE", wire_error_code_name(code)},
+	                     {"REASON", *for_log ? for_log + strspn(for_log, ": ") : text}),
+	          "refusing a destination at %s: %s: %s%s", channel_peer_address(s->channel),
+	          wire_error_code_name(code), text, for_log);
 	ssize_t n = page_message_encode(&m, head, sizeof(head));
 
 	if (n > 0)
@@ -130,6 +137,7 @@ static void on_hello(struct session *s, const struct page_message *m)
 	struct error err = {0};
 	struct export *e;
 
+	uuid_format(&m->hello.migration_id, s->id_text);
 	if (!check_version(s, m))
 		return;
 	e = check_migration(s, m);

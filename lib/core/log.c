@@ -9,6 +9,7 @@
 #include "core/cleanup.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -21,7 +22,7 @@
 
 #define MESSAGE_MAX 2048
 #define FIELD_MAX 512 /* "NAME=value"; longer ones are cut */
-#define FIELDS_MAX 12 /* in one message */
+#define FIELDS_MAX 16 /* in one message */
 
 static struct {
 	char ident[64];
@@ -77,6 +78,23 @@ int log_level_parse(const char *text)
 	return -EINVAL;
 }
 
+const char *log_number_u64(char buf[LOG_NUMBER_MAX], uint64_t value)
+{
+	(void)snprintf(buf, LOG_NUMBER_MAX, "%" PRIu64, value);
+	return buf;
+}
+
+const char *log_number_hex(char buf[LOG_NUMBER_MAX], uint64_t value)
+{
+	(void)snprintf(buf, LOG_NUMBER_MAX, "0x%" PRIx64, value);
+	return buf;
+}
+
+static bool field_is_empty(const struct log_field *field)
+{
+	return !field->value || !*field->value;
+}
+
 /* A line of text: fixed room, what does not fit is cut. */
 struct line {
 	size_t len;
@@ -104,6 +122,8 @@ static void write_stderr(int level, const struct log_field *fields, size_t n_fie
 	line_add(&line, prefix);
 	line_add(&line, message);
 	for (size_t i = 0; i < n_fields; i++) {
+		if (field_is_empty(&fields[i]))
+			continue;
 		line_add(&line, " ");
 		line_add(&line, fields[i].name);
 		line_add(&line, "=");
@@ -139,26 +159,53 @@ static int write_journal(int level, const struct log_field *fields, size_t n_fie
 	iov[n++] = journal_entry(priority, sizeof(priority), "PRIORITY", digit);
 	iov[n++] = journal_entry(ident, sizeof(ident), "SYSLOG_IDENTIFIER", state.ident);
 	for (size_t i = 0; i < n_fields; i++)
-		iov[n++] = journal_entry(extra[i], FIELD_MAX, fields[i].name, fields[i].value);
+		if (!field_is_empty(&fields[i]))
+			iov[n++] =
+			        journal_entry(extra[i], FIELD_MAX, fields[i].name, fields[i].value);
 	return sd_journal_sendv(iov, (int)n);
+}
+
+static void write_message(int level, const struct log_field *fields, size_t n_fields,
+                          const char *fmt, va_list args)
+{
+	char message[MESSAGE_MAX];
+
+	level = MIN(level, LOG_DEBUG); /* it becomes one digit */
+	level = MAX(level, LOG_EMERG);
+	if (vsnprintf(message, sizeof(message), fmt, args) < 0)
+		message[0] = '\0';
+	n_fields = MIN(n_fields, (size_t)FIELDS_MAX);
+	if (!state.to_journal || write_journal(level, fields, n_fields, message) < 0)
+		write_stderr(level, fields, n_fields, message);
 }
 
 void log_write(int level, const struct log_field *fields, size_t n_fields, const char *fmt, ...)
 {
 	int saved_errno = errno;
-	char message[MESSAGE_MAX];
 	va_list args;
 
 	if (level > log_level())
 		return;
-	level = MIN(level, LOG_DEBUG); /* it becomes one digit */
-	level = MAX(level, LOG_EMERG);
 	va_start(args, fmt);
-	if (vsnprintf(message, sizeof(message), fmt, args) < 0)
-		message[0] = '\0';
+	write_message(level, fields, n_fields, fmt, args);
 	va_end(args);
-	n_fields = MIN(n_fields, (size_t)FIELDS_MAX);
-	if (!state.to_journal || write_journal(level, fields, n_fields, message) < 0)
-		write_stderr(level, fields, n_fields, message);
+	errno = saved_errno;
+}
+
+void log_event(int level, const char *message_id, const struct log_field *fields, size_t n_fields,
+               const char *fmt, ...)
+{
+	struct log_field all[FIELDS_MAX] = {{"MESSAGE_ID", message_id}};
+	int saved_errno = errno;
+	va_list args;
+
+	if (level > log_level())
+		return;
+	n_fields = MIN(n_fields, (size_t)FIELDS_MAX - 1);
+	if (n_fields > 0)
+		memcpy(all + 1, fields, n_fields * sizeof(*fields));
+	va_start(args, fmt);
+	write_message(level, all, n_fields + 1, fmt, args);
+	va_end(args);
 	errno = saved_errno;
 }

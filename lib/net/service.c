@@ -18,6 +18,8 @@
 
 #include "core/cleanup.h"
 #include "core/clock.h"
+#include "core/message_ids.h"
+#include "net/activation.h"
 
 /* getopt_long()'s values for what is not in the service's table: its indices come first. */
 #define OPTION_HELP 1000
@@ -102,9 +104,11 @@ static void on_hangup(evutil_socket_t number, short what, void *arg)
 	(void)what;
 	sd_notifyf(0, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_monotonic_us());
 	if (s->reload(s->user, &error) == 0)
-		log_notice("settings and keys are loaded again");
+		log_event(LOG_NOTICE, MESSAGE_RELOADED, NULL, 0,
+		          "settings and keys are loaded again");
 	else
-		log_error("cannot reload, going on as before: %s", error.text);
+		log_event(LOG_ERR, MESSAGE_RELOAD_REFUSED, LOG_FIELDS({"REASON", error.text}),
+		          "cannot reload, going on as before: %s", error.text);
 	tell_ready(s);
 }
 
@@ -161,12 +165,15 @@ static int process_run(struct process *p)
 {
 	const struct service *s = p->service;
 	struct error error = {0};
-	int r = s->start(s->user, &p->loop, &error);
+	int r = activation_begin(&error);
 
+	if (r == 0)
+		r = s->start(s->user, &p->loop, &error);
 	if (r < 0) {
 		log_error("%s", error.text);
 		return r;
 	}
+	activation_end();
 	r = events_start(p);
 	if (r == 0) {
 		log_notice("%s " PROJECT_VERSION " is ready", s->name);

@@ -78,6 +78,30 @@ static void a_message_is_one_line_with_its_fields(void **state)
 	assert_string_equal(captured_text(), "<3> gone MIGRATION_ID=some-id\n");
 }
 
+static void an_event_names_its_kind_before_its_fields(void **state)
+{
+	(void)state;
+	log_event(LOG_NOTICE, "00112233445566778899aabbccddeeff",
+	          LOG_FIELDS({"MIGRATION_ID", "abc"}, {"PAGE_OFFSET", LOG_U64(UINT64_MAX)},
+	                     {"GUEST_PHYSICAL_ADDRESS", LOG_HEX(UINT64_MAX)}),
+	          "lost %d", 3);
+	assert_string_equal(captured_text(),
+	                    "<5> lost 3 MESSAGE_ID=00112233445566778899aabbccddeeff "
+	                    "MIGRATION_ID=abc PAGE_OFFSET=18446744073709551615 "
+	                    "GUEST_PHYSICAL_ADDRESS=0xffffffffffffffff\n");
+	log_event(LOG_DEBUG, "00112233445566778899aabbccddeeff", NULL, 0, "hidden");
+	assert_string_equal(captured_text(), "");
+}
+
+static void what_has_no_value_is_left_out(void **state)
+{
+	(void)state;
+	log_event(LOG_NOTICE, NULL, LOG_FIELDS({"PEER", NULL}, {"REASON", ""}, {"LANE", "0"}), "x");
+	assert_string_equal(captured_text(), "<5> x LANE=0\n");
+	log_event(LOG_NOTICE, "77", NULL, 0, "x");
+	assert_string_equal(captured_text(), "<5> x MESSAGE_ID=77\n");
+}
+
 static void messages_above_the_level_are_dropped(void **state)
 {
 	(void)state;
@@ -114,7 +138,10 @@ static void long_and_many_are_cut_not_overrun(void **state)
 	log_write(LOG_INFO, fields, ARRAY_SIZE(fields), "%s", big);
 	const char *text = captured_text();
 
-	assert_true(strlen(text) > 2000 && strlen(text) < sizeof(big));
+	assert_true(strlen(text) > 2000 && strlen(text) < 12000);
+	assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+	log_event(LOG_INFO, big, fields, ARRAY_SIZE(fields), "%s", big);
+	text = captured_text();
 	assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
 }
 
@@ -125,6 +152,8 @@ static void errno_is_kept(void **state)
 		;
 	errno = EXDEV;
 	log_info("any");
+	assert_int_equal(errno, EXDEV);
+	log_event(LOG_INFO, "77", NULL, 0, "any");
 	assert_int_equal(errno, EXDEV);
 }
 
@@ -208,6 +237,9 @@ static void the_journal_gets_fields(void **state)
 {
 	static const char *const fields[] = {"\nMESSAGE=lost 3 pages\n", "\nPRIORITY=4\n",
 	                                     "\nSYSLOG_IDENTIFIER=unit\n", "\nMIGRATION_ID=abc\n"};
+	static const char *const event[] = {"\nMESSAGE=an event\n", "\nPRIORITY=3\n",
+	                                    "\nMESSAGE_ID=00112233445566778899aabbccddeeff\n",
+	                                    "\nLOST_BYTES=4096\n"};
 	static const char *const plain[] = {"\nMESSAGE=again\n", "\nPRIORITY=6\n"};
 	int fd = fake_journal();
 
@@ -220,6 +252,10 @@ static void the_journal_gets_fields(void **state)
 	log_init("unit", LOG_TARGET_JOURNAL);
 	log_migration(LOG_WARNING, "abc", "lost %d pages", 3);
 	assert_journal_entry(fd, fields, ARRAY_SIZE(fields));
+
+	log_event(LOG_ERR, "00112233445566778899aabbccddeeff",
+	          LOG_FIELDS({"LOST_BYTES", LOG_U64(4096)}, {"REASON", NULL}), "an event");
+	assert_journal_entry(fd, event, ARRAY_SIZE(event));
 
 	/* AUTO: the journal only if stderr is the stream that systemd named. */
 	set_journal_stream(0);
@@ -237,6 +273,10 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test_setup_teardown(a_message_is_one_line_with_its_fields,
 	                                        capture_stderr, restore_stderr),
+	        cmocka_unit_test_setup_teardown(an_event_names_its_kind_before_its_fields,
+	                                        capture_stderr, restore_stderr),
+	        cmocka_unit_test_setup_teardown(what_has_no_value_is_left_out, capture_stderr,
+	                                        restore_stderr),
 	        cmocka_unit_test_setup_teardown(messages_above_the_level_are_dropped,
 	                                        capture_stderr, restore_stderr),
 	        cmocka_unit_test_setup_teardown(a_text_cannot_forge_a_line, capture_stderr,

@@ -188,6 +188,29 @@ static void entries_are_complete_when_visible(void **state)
 	ledger_deinit(&l);
 }
 
+/* A restarted daemon writes no audit record again, and leaves none out. */
+static void audited_entries_stay_audited(void **state)
+{
+	_cleanup_free_ struct ledger_area *area = calloc(1, ledger_area_bytes(2));
+	struct ledger_entry e = entry_of(1);
+	struct ledger l;
+
+	(void)state;
+	ledger_init(&l, area, 2);
+	assert_int_equal(ledger_audited(&l), 0);
+	assert_int_equal(ledger_append(&l, &e), 0);
+	assert_int_equal(ledger_append(&l, &e), 0);
+	ledger_set_audited(&l, 1);
+	ledger_deinit(&l);
+
+	ledger_init(&l, area, 2);
+	assert_int_equal(ledger_audited(&l), 1);
+	assert_int_equal(ledger_count(&l), 2);
+	area->n_audited = UINT64_MAX; /* more than there are: nothing is read behind them */
+	assert_int_equal(ledger_audited(&l), 2);
+	ledger_deinit(&l);
+}
+
 static void reasons_have_names(void **state)
 {
 	(void)state;
@@ -205,6 +228,7 @@ int main(void)
 	        cmocka_unit_test(appends_until_full),
 	        cmocka_unit_test(goes_on_with_what_is_there),
 	        cmocka_unit_test(entries_are_complete_when_visible),
+	        cmocka_unit_test(audited_entries_stay_audited),
 	        cmocka_unit_test(reasons_have_names),
 	};
 
