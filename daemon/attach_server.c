@@ -114,7 +114,7 @@ static void on_accept(int fd, void *user)
 }
 
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
-                         const char *path, mode_t mode, struct error *err)
+                         const char *name, const char *path, mode_t mode, struct error *err)
 {
 	struct attach_socket *socket = calloc(1, sizeof(*socket));
 	int r;
@@ -123,7 +123,7 @@ int attach_server_listen(struct attach_server *s, const struct attach_protocol *
 		return error_set(err, -ENOMEM, "not enough memory");
 	socket->server = s;
 	socket->protocol = protocol;
-	r = ipc_listen(migration_table_loop(s->table), path, mode, on_accept, socket,
+	r = ipc_listen(migration_table_loop(s->table), name, path, mode, on_accept, socket,
 	               &socket->listener, err);
 	if (r < 0) {
 		free(socket);

@@ -45,7 +45,7 @@ DEFINE_CLEANUP(struct attach_server, attach_server_free)
 
 /* Listen for clients of this protocol; several sockets are possible. */
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
-                         const char *path, mode_t mode, struct error *err);
+                         const char *name, const char *path, mode_t mode, struct error *err);
 
 /* For the protocols. */
 struct migration_table *attach_server_table(const struct attach_server *s);

@@ -16,6 +16,7 @@
 
 #include "core/fdpass.h"
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "daemon/control_requests.h"
 #include "daemon/control_watch.h"
 #include "net/ipc.h"
@@ -126,6 +127,24 @@ static void run_watch(struct control_client *c, const struct control_request *re
 	ipc_close_after_flush(c->connection);
 }
 
+/* why: it was refused, or empty. */
+static void log_request(const struct control_client *c, const struct control_request *request,
+                        const char *why)
+{
+	const struct ucred *peer = ipc_peer(c->connection);
+	const char *name = control_request_type_name(request->type);
+	bool changes = control_request_changes(request->type);
+	char id_text[UUID_TEXT_LEN];
+
+	uuid_format(&request->migration_id, id_text);
+	log_event(changes ? LOG_INFO : LOG_DEBUG, changes ? MESSAGE_OPERATOR_REQUEST : NULL,
+	          LOG_FIELDS({"MIGRATION_ID", request->has_migration_id ? id_text : NULL},
+	                     {"REQUEST", name}, {"CLIENT_PID", LOG_U64((uint64_t)peer->pid)},
+	                     {"CLIENT_UID", LOG_U64(peer->uid)}, {"REASON", why}),
+	          "control: uid %u, pid %d: %s%s%s", (unsigned)peer->uid, (int)peer->pid, name,
+	          *why ? " refused: " : "", why);
+}
+
 static void run_request(struct control_client *c, const struct control_request *request)
 {
 	struct control_response response = {0};
@@ -137,10 +156,7 @@ static void run_request(struct control_client *c, const struct control_request *
 		return;
 	}
 	r = control_request_run(c->server->table, request, &response, &error);
-	log_write(control_request_changes(request->type) ? LOG_INFO : LOG_DEBUG, NULL, 0,
-	          "control: uid %u, pid %d: %s%s%s", (unsigned)ipc_peer(c->connection)->uid,
-	          (int)ipc_peer(c->connection)->pid, control_request_type_name(request->type),
-	          r < 0 ? " refused: " : "", r < 0 ? error.text : "");
+	log_request(c, request, error.text);
 	if (r < 0) {
 		respond_error(c, request->id, &error);
 		return;
@@ -188,7 +204,7 @@ static void on_accept(int fd, void *user)
 	struct control_server *s = user;
 	const struct access_list *access = &migration_table_settings(s->table)->control_access;
 	struct control_client *c;
-	struct ucred peer;
+	struct ucred peer = {0};
 
 	if (s->n_clients >= CONTROL_CLIENTS_MAX) {
 		close(fd);
@@ -203,7 +219,11 @@ static void on_accept(int fd, void *user)
 	}
 	c->server = s;
 	if (access_list_check(access, fd, &peer, &c->denied) < 0)
-		log_warning("control: %s", c->denied.text);
+		log_event(LOG_WARNING, MESSAGE_ACCESS_DENIED,
+		          LOG_FIELDS({"SOCKET", "control"},
+		                     {"CLIENT_PID", LOG_U64((uint64_t)peer.pid)},
+		                     {"CLIENT_UID", LOG_U64(peer.uid)}, {"REASON", c->denied.text}),
+		          "control: %s", c->denied.text);
 	if (ipc_connection_new(migration_table_loop(s->table), fd, REQUEST_BYTES_MAX, &callbacks, c,
 	                       &c->connection) < 0) {
 		free(c);
@@ -222,7 +242,8 @@ int control_server_new(struct migration_table *table, const char *path, mode_t m
 	if (!s)
 		return error_set(err, -ENOMEM, "not enough memory");
 	s->table = table;
-	r = ipc_listen(migration_table_loop(table), path, mode, on_accept, s, &s->listener, err);
+	r = ipc_listen(migration_table_loop(table), "control", path, mode, on_accept, s,
+	               &s->listener, err);
 	if (r < 0)
 		return r;
 	*ret = TAKE_PTR(s);

@@ -15,11 +15,11 @@
 #include <unistd.h>
 
 #include "core/clock.h"
-#include "core/fdpass.h"
 #include "core/log.h"
 #include "daemon/metrics.h"
 #include "daemon/status_connections.h"
 #include "daemon/status_json.h"
+#include "net/activation.h"
 #include "net/address.h"
 
 #define HEADERS_BYTES_MAX 8192
@@ -186,12 +186,14 @@ static struct bufferevent *on_accepted(struct event_base *base, void *user)
 
 static int listen_unix(struct status_server *s, const char *path, mode_t mode, struct error *err)
 {
-	int fd = unix_listen(path, mode, err);
+	bool own;
+	int fd = activation_listen("status", path, mode, &own, err);
 
 	if (fd < 0)
 		return fd;
-	s->path = strdup(path);
-	if (!s->path || evhttp_accept_socket(s->http, fd) < 0) {
+	if (own)
+		s->path = strdup(path);
+	if ((own && !s->path) || evhttp_accept_socket(s->http, fd) < 0) {
 		close(fd);
 		return error_set(err, -ENOMEM, "not enough memory");
 	}

@@ -61,9 +61,12 @@ typedef void (*ipc_accept_fn)(int fd, void *user); /* fd is non-blocking and the
 /* Accept on a listening fd (owned). Survives EMFILE by pausing 100 ms. */
 int ipc_listener_new(struct loop *loop, int fd, ipc_accept_fn on_accept, void *user,
                      struct ipc_listener **ret);
-/* The same on a UNIX socket of its own, see unix_listen(); a socket file is removed at the end. */
-int ipc_listen(struct loop *loop, const char *path, mode_t mode, ipc_accept_fn on_accept,
-               void *user, struct ipc_listener **ret, struct error *err);
+/*
+ * The same on the UNIX socket that the service manager passed under this name, or
+ * else on one of our own, see activation_listen(); that one's file is removed at the end.
+ */
+int ipc_listen(struct loop *loop, const char *name, const char *path, mode_t mode,
+               ipc_accept_fn on_accept, void *user, struct ipc_listener **ret, struct error *err);
 struct ipc_listener *ipc_listener_free(struct ipc_listener *l); /* always NULL */
 
 #endif

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "net/activation.h"
 #include "net/ipc.h"
 
 #define ACCEPTS_PER_TURN 16
@@ -118,22 +119,23 @@ int ipc_listener_new(struct loop *loop, int fd, ipc_accept_fn on_accept, void *u
 	return 0;
 }
 
-int ipc_listen(struct loop *loop, const char *path, mode_t mode, ipc_accept_fn on_accept,
-               void *user, struct ipc_listener **ret, struct error *err)
+int ipc_listen(struct loop *loop, const char *name, const char *path, mode_t mode,
+               ipc_accept_fn on_accept, void *user, struct ipc_listener **ret, struct error *err)
 {
 	_cleanup_free_ char *file = strdup(path);
 	struct ipc_listener *l;
+	bool own;
 	int fd, r;
 
 	if (!file)
 		return error_set(err, -ENOMEM, "not enough memory");
-	fd = unix_listen(path, mode, err);
+	fd = activation_listen(name, path, mode, &own, err);
 	if (fd < 0)
 		return fd;
 	r = ipc_listener_new(loop, fd, on_accept, user, &l);
 	if (r < 0)
 		return error_set_errno(err, r, "cannot listen on %s", path);
-	if (*path != '@')
+	if (own && *path != '@')
 		l->path = TAKE_PTR(file);
 	*ret = l;
 	return 0;
