@@ -92,7 +92,11 @@ shift 2
 case $part in
 functions) each_function "$1" ;;
 unit | poison | tree) "$part" ;;
-e2e) e2e tests/e2e/*_test.py ;;
+e2e)
+	# Sockets from systemd and the journal's records know nothing of the kernel.
+	mapfile -t files < <(printf '%s\n' tests/e2e/*_test.py | grep -v -E '/(activation|journal)_')
+	e2e "${files[@]}"
+	;;
 hwpoison | refusal) each_function "tests/kernel/${part}_test.py" ;;
 vmm) each_function tests/vmm/machine_check_test.py ;;
 demo) judge demo ./demo.sh --size 32M ;;
