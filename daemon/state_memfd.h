@@ -13,7 +13,7 @@
 #include "core/error.h"
 #include "core/uffd_abi.h"
 #include "core/uuid.h"
-#include "daemon/kept_memfd.h"
+#include "core/kept_memfd.h"
 #include "daemon/ledger.h"
 #include "daemon/page_map.h"
 

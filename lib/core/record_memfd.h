@@ -6,8 +6,8 @@
  *
  * The bytes are anybody's: this file knows nothing of protobuf. One thread.
  */
-#ifndef DAEMON_RECORD_MEMFD_H
-#define DAEMON_RECORD_MEMFD_H
+#ifndef CORE_RECORD_MEMFD_H
+#define CORE_RECORD_MEMFD_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@
 #include "core/error.h"
 #include "core/fdpass.h"
 #include "core/uuid.h"
-#include "daemon/kept_memfd.h"
+#include "core/kept_memfd.h"
 
 #define RECORD_MAGIC "PCPYREC1"
 #define RECORD_SLOTS 2

@@ -5,8 +5,8 @@
  * expected, so nothing is trusted before it is checked; the checksum is against
  * mistakes, not against somebody who wants to deceive.
  */
-#ifndef DAEMON_KEPT_MEMFD_H
-#define DAEMON_KEPT_MEMFD_H
+#ifndef CORE_KEPT_MEMFD_H
+#define CORE_KEPT_MEMFD_H
 
 #include <stddef.h>
 #include <stdint.h>

@@ -6,7 +6,7 @@
  * Always holds: the slot with the highest sequence that is whole is not written to.
  * No mapping: a file that somebody has shortened gives an error, not SIGBUS.
  */
-#include "daemon/record_memfd.h"
+#include "core/record_memfd.h"
 
 #include <errno.h>
 #include <string.h>

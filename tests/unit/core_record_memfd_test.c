@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Promises of daemon/record_memfd.h: wherever a daemon dies while it writes, the next
+ * Promises of core/record_memfd.h: wherever a daemon dies while it writes, the next
  * one finds the record that was written or the one before it, whole; what is no record
  * is refused with a text that says why, and is left alone.
  */
@@ -22,7 +22,7 @@
 #include <unistd.h>
 
 #include "core/units.h"
-#include "daemon/record_memfd.h"
+#include "core/record_memfd.h"
 #include "daemon/state_memfd.h"
 
 static const struct uuid id = {{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}};

@@ -6,7 +6,7 @@
  * Always holds: a file is read by pread() here, never through a mapping, so that no
  * file, however short, is more than an error.
  */
-#include "daemon/kept_memfd.h"
+#include "core/kept_memfd.h"
 
 #include <errno.h>
 #include <string.h>
