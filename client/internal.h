@@ -23,12 +23,18 @@
 /* The largest reply is a list of POISON_LIST_MAX ranges. */
 #define REPLY_BYTES_MAX 4096
 
-/* A request that awaits its answer. Answers come in the order of the requests. */
+/*
+ * A request that awaits its answer, in the handle's queue until then. Answers come
+ * in the order of the requests.
+ */
 struct pending {
 	struct pending *next;
+	uint32_t id;               /* another one each time that it is sent; never 0 */
 	struct attach_reply *list; /* NULL: an Ack is wanted, else a PoisonList */
+	bool begins;               /* an Attach or Export: what another daemon goes on from */
 	bool done;
-	bool abandoned; /* its caller has given up: freed when the answer comes */
+	bool lost;      /* done, but without an answer: its caller sends it again */
+	bool abandoned; /* its caller has given up: freed when the answer comes, or is lost */
 	int error;      /* a negative errno */
 	char text[WIRE_ERROR_TEXT_MAX];
 };
@@ -82,6 +88,7 @@ struct postcopy {
 	int broken;                /* 0, or why the connection ended: -ECONNRESET, -EPROTO */
 	struct pending *pending_head;
 	struct pending **pending_tail;
+	uint32_t last_id; /* of the requests */
 	struct waiter *waiters;
 	struct postcopy_status status;
 
@@ -104,21 +111,6 @@ int link_new(const char *path, bool is_source, int timeout_ms, struct postcopy *
 void link_free(struct postcopy *h); /* NULL is nothing to free */
 
 /*
- * Send a request with its descriptors and wait for its Ack. -ENOTCONN when the
- * connection has ended before; what else it returns, postcopy.h tells.
- */
-int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
-              size_t n_fds, struct error *err);
-
-/* The same for a request whose answer is a PoisonList. */
-int link_ask(struct postcopy *h, const struct attach_request *request, struct attach_reply *ret,
-             struct error *err);
-
-/* The first request of a connection. Enters the state unless the daemon has told one by then. */
-int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
-               const char *state, struct error *err);
-
-/*
  * With h->lock held (and released in between): take in messages until *done or
  * the deadline. 0, -ETIMEDOUT, or h->broken.
  */
@@ -135,6 +127,23 @@ uint64_t timeout_from_ms(int timeout_ms);
 void condition_init(pthread_cond_t *c);
 /* Wait for a change, or the deadline, which may be UINT64_MAX. */
 void condition_wait(pthread_cond_t *c, pthread_mutex_t *lock, uint64_t deadline_us);
+
+/* request.c: what the daemon is asked. */
+
+/*
+ * Send a request with its descriptors and wait for its Ack. -ENOTCONN when the
+ * connection has ended before; what else it returns, postcopy.h tells.
+ */
+int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
+              size_t n_fds, struct error *err);
+
+/* The same for a request whose answer is a PoisonList. */
+int link_ask(struct postcopy *h, const struct attach_request *request, struct attach_reply *ret,
+             struct error *err);
+
+/* The first request of a connection. Enters the state unless the daemon has told one by then. */
+int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
+               const char *state, struct error *err);
 
 /* poison.c: what the guest has lost. */
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The connection to the daemon: requests out, messages in. Called by all other
- * files of the library.
+ * The connection to the daemon, and its messages. Called by all other files of
+ * the library.
  *
- * Always holds: at most one thread reads the socket (h->reading); the queue of
- * pending requests has the order of the bytes sent, for both happen under
- * send_lock; the socket is shut down when the connection breaks and closed
- * only with the handle, so that no thread polls a descriptor that is another's.
+ * Always holds: at most one thread reads the socket (h->reading); the socket is
+ * shut down when the connection breaks and closed only with the handle, so that
+ * no thread polls a descriptor that is another's.
  */
 #include <errno.h>
 #include <poll.h>
@@ -265,124 +264,5 @@ int link_wait(struct postcopy *h, const bool *done, uint64_t deadline_us)
 		else
 			read_until(h, deadline_us);
 	}
-	return 0;
-}
-
-/* Put p at the queue's end; -ENOTCONN when nothing can be sent any more. */
-static int pending_add(struct postcopy *h, struct pending *p)
-{
-	int r;
-
-	pthread_mutex_lock(&h->lock);
-	r = h->broken ? -ENOTCONN : 0;
-	if (r == 0) {
-		*h->pending_tail = p;
-		h->pending_tail = &p->next;
-	}
-	pthread_mutex_unlock(&h->lock);
-	return r;
-}
-
-/* A daemon that has closed may have said why before: the reader finds that, and then the end. */
-static bool send_error_is_close(int r)
-{
-	return r == -EPIPE || r == -ECONNRESET;
-}
-
-/* Queue and send: the queue's order must be that of the bytes. */
-static int request_send(struct postcopy *h, const struct attach_request *request, const int *fds,
-                        size_t n_fds, struct pending *p)
-{
-	_cleanup_free_ uint8_t *body = NULL;
-	size_t len;
-	int r = attach_request_encode(request, &body, &len);
-	int sent;
-
-	if (r < 0)
-		return r;
-	pthread_mutex_lock(&h->send_lock);
-	r = pending_add(h, p);
-	if (r == 0) {
-		sent = fdpass_send_message(h->sock, body, len, fds, n_fds);
-		if (sent < 0 && !send_error_is_close(sent)) {
-			/* What was sent of it, if anything, cannot be taken back. */
-			pthread_mutex_lock(&h->lock);
-			connection_break(h, -ECONNRESET);
-			pthread_mutex_unlock(&h->lock);
-		}
-	}
-	pthread_mutex_unlock(&h->send_lock);
-	return r;
-}
-
-/* The answer's verdict, or why there was none. Frees p or leaves it to the reader. */
-static int request_finish(struct postcopy *h, struct pending *p, int r, struct error *err)
-{
-	if (p->done) {
-		r = p->error;
-		if (r < 0)
-			error_set(err, r, "%s", p->text[0] ? p->text : strerror(-r));
-		free(p);
-		return r;
-	}
-	p->abandoned = true;
-	if (r == -ETIMEDOUT)
-		return error_set(err, r, "no answer from the daemon within %llu ms",
-		                 (unsigned long long)(h->timeout_us / 1000));
-	if (r == -EPROTO)
-		return error_set(err, r,
-		                 "the daemon's answer is not the attach protocol; "
-		                 "is the socket path right?");
-	return error_set(err, r, "the daemon closed the connection without an answer");
-}
-
-static int request_call(struct postcopy *h, const struct attach_request *request, const int *fds,
-                        size_t n_fds, struct attach_reply *list, struct error *err)
-{
-	struct pending *p = calloc(1, sizeof(*p));
-	uint64_t deadline_us = deadline_after_us(h->timeout_us);
-	int r;
-
-	if (!p)
-		return error_set_errno(err, -ENOMEM, "cannot send a request");
-	p->list = list;
-	r = request_send(h, request, fds, n_fds, p);
-	if (r < 0) {
-		free(p);
-		return error_set(err, r,
-		                 r == -ENOTCONN ? "the connection to the daemon has ended"
-		                                : "the request cannot be encoded");
-	}
-	pthread_mutex_lock(&h->lock);
-	r = link_wait(h, &p->done, deadline_us);
-	r = request_finish(h, p, r, err);
-	pthread_mutex_unlock(&h->lock);
-	return r;
-}
-
-int link_call(struct postcopy *h, const struct attach_request *request, const int *fds,
-              size_t n_fds, struct error *err)
-{
-	return request_call(h, request, fds, n_fds, NULL, err);
-}
-
-int link_ask(struct postcopy *h, const struct attach_request *request, struct attach_reply *ret,
-             struct error *err)
-{
-	return request_call(h, request, NULL, 0, ret, err);
-}
-
-int link_begin(struct postcopy *h, const struct attach_request *request, const struct fd_table *fds,
-               const char *state, struct error *err)
-{
-	int r = link_call(h, request, fds->fds, fds->n_fds, err);
-
-	if (r < 0)
-		return r;
-	/* The daemon may have told its state with the Ack. */
-	pthread_mutex_lock(&h->lock);
-	if (h->status.name[0] == '\0')
-		state_enter(h, state, "", false);
-	pthread_mutex_unlock(&h->lock);
 	return 0;
 }

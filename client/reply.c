@@ -103,17 +103,30 @@ static int ack_verdict(const struct pending *p, const struct attach_reply *reply
 	return reply->error == 0 && !p->list ? 0 : -EPROTO;
 }
 
-/* An Ack or a list, for the oldest request. */
+static void pending_pop(struct postcopy *h)
+{
+	struct pending *p = h->pending_head;
+
+	h->pending_head = p->next;
+	if (!p->next)
+		h->pending_tail = &h->pending_head;
+	p->next = NULL; /* it may be queued again */
+}
+
+/*
+ * An Ack or a list, for the oldest request. One with another's number answers a
+ * request that was sent again: dropped. Daemons before the numbers answer with 0.
+ */
 static int answer_dispatch(struct postcopy *h, const struct attach_reply *reply)
 {
 	struct pending *p = h->pending_head;
 	bool is_list = reply->type == ATTACH_REPLY_POISON_LIST;
 
+	if (reply->id != 0 && (!p || p->id != reply->id))
+		return 0;
 	if (!p || (is_list && !p->list))
 		return -EPROTO; /* an answer that nobody asked for */
-	h->pending_head = p->next;
-	if (!p->next)
-		h->pending_tail = &h->pending_head;
+	pending_pop(h);
 	if (p->abandoned) { /* p->list, too: its caller has returned */
 		free(p);
 		return 0;
@@ -128,6 +141,25 @@ static int answer_dispatch(struct postcopy *h, const struct attach_reply *reply)
 	return 0;
 }
 
+/*
+ * Another daemon has taken the connection over. It knows that the Attach or Export
+ * was accepted, for it would not have come otherwise; whatever else has no answer
+ * is for its caller to send again: this thread holds h->lock, and could not send.
+ */
+static void requests_lost(struct postcopy *h)
+{
+	while (h->pending_head) {
+		struct pending *p = h->pending_head;
+
+		pending_pop(h);
+		p->done = true;
+		p->lost = !p->begins;
+		if (p->abandoned)
+			free(p);
+	}
+	pthread_cond_broadcast(&h->changed);
+}
+
 int reply_dispatch(struct postcopy *h, const uint8_t *body, size_t len)
 {
 	struct attach_reply reply;
@@ -136,6 +168,8 @@ int reply_dispatch(struct postcopy *h, const uint8_t *body, size_t len)
 		return -EPROTO;
 	if (reply.type == ATTACH_REPLY_ACK || reply.type == ATTACH_REPLY_POISON_LIST)
 		return answer_dispatch(h, &reply);
+	if (reply.type == ATTACH_REPLY_STATE && reply.restarted)
+		requests_lost(h);
 	/* After the final state there is none: a late message cannot revive it. */
 	if (reply.type == ATTACH_REPLY_STATE && !h->status.final)
 		state_enter(h, reply.state, reply.text, reply.final);

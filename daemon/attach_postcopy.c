@@ -51,19 +51,20 @@ static void reply_send(struct postcopy_client *pc, const struct attach_reply *re
 		            (int)ipc_peer(pc->connection)->pid, strerror(-r));
 }
 
-static void ack_send(struct postcopy_client *pc, int code, const char *text)
+static void ack_send(struct postcopy_client *pc, uint32_t id, int code, const char *text)
 {
-	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .error = -code};
+	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .id = id, .error = -code};
 
 	snprintf(reply.text, sizeof(reply.text), "%s", text);
 	reply_send(pc, &reply);
 }
 
-static void on_change(struct attach_client *client, const struct migration *m)
+static void state_send(struct attach_client *client, const struct migration *m, bool restarted)
 {
 	struct attach_reply reply = {
 	        .type = ATTACH_REPLY_STATE,
 	        .final = migration_state_final(m->state),
+	        .restarted = restarted,
 	};
 	struct postcopy_client *pc = postcopy_client(client);
 
@@ -74,9 +75,19 @@ static void on_change(struct attach_client *client, const struct migration *m)
 	reply_send(pc, &reply);
 }
 
-static int list_poison(struct postcopy_client *pc, gpa_t from, struct error *err)
+static void on_change(struct attach_client *client, const struct migration *m)
 {
-	struct attach_reply reply = {.type = ATTACH_REPLY_POISON_LIST};
+	state_send(client, m, false);
+}
+
+static void on_adopted(struct attach_client *client, const struct migration *m)
+{
+	state_send(client, m, true);
+}
+
+static int list_poison(struct postcopy_client *pc, uint32_t id, gpa_t from, struct error *err)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_POISON_LIST, .id = id};
 	const struct migration *m = pc->client.migration;
 	int r = pc->poison_error;
 
@@ -117,12 +128,14 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
                        size_t n_fds, struct error *err)
 {
 	struct migration *m = NULL;
-	const struct attach_memory memory = {
+	struct attach_memory memory = {
 	        .regions = request->attach.regions,
 	        .n_regions = request->attach.n_regions,
 	        .n_uffds = request->attach.n_uffds,
 	        .fds = fds,
 	        .n_fds = n_fds,
+	        .protocol = attach_protocol_postcopy.name,
+	        .connection_fd = ipc_fd(pc->connection),
 	};
 	int r = check_request(pc, request, err);
 
@@ -164,22 +177,23 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	struct error error = {0};
 	int r = attach_request_decode(buf, len, &request, &error);
 	char id_text[UUID_TEXT_LEN];
+	uint32_t id = request.id; /* 0 where there is no telling */
 	bool asks;
 
 	(void)err;
 	if (r < 0) {
 		log_refused(pc, NULL, error.text);
-		ack_send(pc, r, error.text);
+		ack_send(pc, id, r, error.text);
 		ipc_close_after_flush(connection);
 		return 0;
 	}
 	asks = request.type == ATTACH_REQUEST_LIST_POISON;
-	r = asks ? list_poison(pc, request.list_poison.from, &error)
+	r = asks ? list_poison(pc, id, request.list_poison.from, &error)
 	         : request_run(pc, &request, fds, n_fds, &error);
 	uuid_format(&request.migration_id, id_text);
 	attach_request_free(&request);
 	if (r < 0 || !asks)
-		ack_send(pc, r, r < 0 ? error.text : "");
+		ack_send(pc, id, r, r < 0 ? error.text : "");
 	if (r < 0)
 		log_refused(pc, asks ? NULL : id_text, error.text);
 	else if (!asks)
@@ -231,4 +245,5 @@ const struct attach_protocol attach_protocol_postcopy = {
         .client_new = client_new,
         .client_free = client_free,
         .on_change = on_change,
+        .on_adopted = on_adopted,
 };

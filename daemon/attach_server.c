@@ -3,12 +3,15 @@
  * The attach sockets. Made by the daemon; its clients' protocols call back.
  *
  * Always holds: a client in the list is alive; one with a migration points to
- * one that has not reached a final state (the last on_change() unbinds it).
+ * one that has not reached a final state (the last on_change() unbinds it, and
+ * one that is adopted for an ended migration is never bound).
  */
 #include "daemon/attach_server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -89,12 +92,27 @@ struct attach_server *attach_server_free(struct attach_server *s)
 	return NULL;
 }
 
+static int client_add(struct attach_server *s, const struct attach_protocol *protocol, int fd,
+                      struct attach_client **ret)
+{
+	struct attach_client *c;
+	int r = protocol->client_new(s, fd, &c);
+
+	if (r < 0)
+		return r;
+	c->server = s;
+	c->protocol = protocol;
+	DL_APPEND(s->clients, c);
+	s->n_idle++;
+	*ret = c;
+	return 0;
+}
+
 static void on_accept(int fd, void *user)
 {
 	struct attach_socket *socket = user;
 	struct attach_server *s = socket->server;
 	struct attach_client *c;
-	int r;
 
 	if (s->n_idle >= ATTACH_CLIENTS_IDLE_MAX) {
 		close(fd);
@@ -102,15 +120,8 @@ static void on_accept(int fd, void *user)
 		            ATTACH_CLIENTS_IDLE_MAX);
 		return;
 	}
-	r = socket->protocol->client_new(s, fd, &c);
-	if (r < 0) {
+	if (client_add(s, socket->protocol, fd, &c) < 0)
 		log_warning("attach: no memory for a connection; ignoring it");
-		return;
-	}
-	c->server = s;
-	c->protocol = socket->protocol;
-	DL_APPEND(s->clients, c);
-	s->n_idle++;
 }
 
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
@@ -130,6 +141,38 @@ int attach_server_listen(struct attach_server *s, const struct attach_protocol *
 		return r;
 	}
 	LL_PREPEND(s->sockets, socket);
+	return 0;
+}
+
+static const struct attach_protocol *protocol_find(const struct attach_server *s, const char *name)
+{
+	const struct attach_socket *socket;
+
+	LL_FOREACH (s->sockets, socket)
+		if (strcmp(socket->protocol->name, name) == 0)
+			return socket->protocol;
+	return NULL;
+}
+
+int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m)
+{
+	const struct attach_protocol *p = protocol_find(s, protocol);
+	struct attach_client *c;
+	int r = p ? 0 : -ENOENT;
+
+	if (r == 0 && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		r = -errno;
+	if (r < 0) {
+		close(fd);
+		return r;
+	}
+	r = client_add(s, p, fd, &c);
+	if (r < 0)
+		return r;
+	attach_client_bind(c, m);
+	if (migration_state_final(m->state))
+		c->migration = NULL;
+	p->on_adopted(c, m);
 	return 0;
 }
 

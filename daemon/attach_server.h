@@ -29,6 +29,11 @@ struct attach_protocol {
 	void (*client_free)(struct attach_client *client);
 	/* The client's migration has a new state or text. */
 	void (*on_change)(struct attach_client *client, const struct migration *m);
+	/*
+	 * The client is a connection whose VMM attached to a daemon before this one: tell
+	 * it the state, and that what it still waits for has to be asked again.
+	 */
+	void (*on_adopted)(struct attach_client *client, const struct migration *m);
 };
 
 struct attach_client {
@@ -46,6 +51,13 @@ DEFINE_CLEANUP(struct attach_server, attach_server_free)
 /* Listen for clients of this protocol; several sockets are possible. */
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
                          const char *name, const char *path, mode_t mode, struct error *err);
+
+/*
+ * A connection whose VMM attached to a daemon before this one: it gets the state,
+ * marked restarted, and is then like any other. fd is owned, also on failure.
+ * -ENOENT: no socket speaks a protocol of this name.
+ */
+int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m);
 
 /* For the protocols. */
 struct migration_table *attach_server_table(const struct attach_server *s);

@@ -6,14 +6,22 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "core/clock.h"
 #include "core/log.h"
 #include "core/message_ids.h"
 #include "daemon/attach_postcopy.h"
 #include "daemon/attach_server.h"
 #include "daemon/control_server.h"
+#include "daemon/drain.h"
+#include "daemon/lane_watch.h"
+#include "daemon/migration_restore.h"
 #include "daemon/status_server.h"
 #include "net/tls.h"
+
+/* Looked at so often, for the end of an audit tells nobody. */
+#define DRAIN_INTERVAL_US 100000
 
 struct daemon {
 	struct settings *settings;
@@ -22,6 +30,9 @@ struct daemon {
 	struct attach_server *attach;
 	struct control_server *control;
 	struct status_server *status;
+	struct event *drain_timer; /* NULL: not draining */
+	struct lane_watch watch;
+	bool restarting;
 };
 
 static int tls_load(const struct settings *s, struct tls_context **ret, struct error *err)
@@ -54,6 +65,37 @@ static int servers_start(struct daemon *d, struct error *err)
 	return r;
 }
 
+/* Those that were restored: their VMMs hear of it, and they get their source. */
+static void restored_connect(struct daemon *d)
+{
+	for (struct migration *m = migration_table_next(d->migrations, NULL); m;
+	     m = migration_table_next(d->migrations, m)) {
+		int r = 0;
+
+		if (m->keep.connection_fd >= 0)
+			r = attach_server_adopt(d->attach, m->keep.protocol,
+			                        TAKE_FD(m->keep.connection_fd), m);
+		if (r < 0)
+			log_migration(LOG_WARNING, m->id_text,
+			              "migration %s: the VMM's connection (%s) cannot be taken up: "
+			              "%s; its memory is served all the same",
+			              m->id_text, m->keep.protocol, strerror(-r));
+		migration_connect(m);
+	}
+}
+
+static void log_fd_store(const struct fd_store *store)
+{
+	if (fd_store_present(store))
+		log_info("what migrations need over a restart is kept in the FD store: %u of %u "
+		         "descriptors are used",
+		         fd_store_used(store), fd_store_max(store));
+	else
+		log_notice("there is no service manager with an FD store: if this process ends "
+		           "before its migrations do, their guests wait for ever (their memory "
+		           "hangs on descriptors, which no file can keep)");
+}
+
 int daemon_new(struct settings *settings, struct daemon **ret, struct error *err)
 {
 	_cleanup_(cleanup_daemon_free) struct daemon *d = calloc(1, sizeof(*d));
@@ -73,11 +115,24 @@ int daemon_new(struct settings *settings, struct daemon **ret, struct error *err
 		r = migration_table_new(d->loop, settings, tls, &d->migrations);
 	if (r < 0)
 		return error_set_errno(err, r, "cannot set up the main loop");
-	r = servers_start(d, err);
+	r = migration_restore_all(d->migrations, err);
+	if (r == 0)
+		r = servers_start(d, err);
 	if (r < 0)
 		return r;
+	log_fd_store(migration_table_fd_store(d->migrations));
+	restored_connect(d);
 	*ret = TAKE_PTR(d);
 	return 0;
+}
+
+static void log_kept(const struct migration *m)
+{
+	log_migration(LOG_NOTICE, m->id_text,
+	              "migration %s: in state %s, with %llu bytes missing; it goes on when the "
+	              "daemon has been started again",
+	              m->id_text, migration_state_name(m->state),
+	              (unsigned long long)migration_remaining_bytes(m));
 }
 
 static void log_live(const struct daemon *d)
@@ -86,6 +141,10 @@ static void log_live(const struct daemon *d)
 	     m = migration_table_next(d->migrations, m)) {
 		if (migration_state_final(m->state))
 			continue;
+		if (d->restarting) {
+			log_kept(m);
+			continue;
+		}
 		if (m->state == MIGRATION_SETUP) {
 			log_migration(LOG_NOTICE, m->id_text,
 			              "migration %s: the daemon ends before a VMM attached",
@@ -116,6 +175,8 @@ struct daemon *daemon_free(struct daemon *d)
 	if (d->migrations)
 		log_live(d);
 	attach_server_free(d->attach);
+	if (d->drain_timer)
+		event_free(d->drain_timer);
 	migration_table_free(d->migrations);
 	if (d->loop)
 		loop_run_posted(d->loop); /* the last events of lanes that are gone now */
@@ -133,6 +194,48 @@ struct loop *daemon_loop(struct daemon *d)
 struct migration_table *daemon_migrations(struct daemon *d)
 {
 	return d->migrations;
+}
+
+bool daemon_kept(const struct daemon *d)
+{
+	return fd_store_present(migration_table_fd_store(d->migrations));
+}
+
+void daemon_set_restarting(struct daemon *d)
+{
+	d->restarting = true;
+}
+
+static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct daemon *d = arg;
+
+	(void)fd;
+	(void)what;
+	if (drain_count(d->migrations) > 0)
+		return;
+	log_notice("no migration needs this daemon any more: ending");
+	loop_stop(d->loop);
+}
+
+int daemon_drain(struct daemon *d)
+{
+	static const struct timeval interval = {.tv_usec = DRAIN_INTERVAL_US};
+	struct event *timer = event_new(loop_base(d->loop), -1, EV_PERSIST, on_drain_timer, d);
+
+	if (!timer || event_add(timer, &interval) < 0) {
+		if (timer)
+			event_free(timer);
+		return -ENOMEM;
+	}
+	d->drain_timer = timer;
+	drain_begin(d->migrations);
+	return 0;
+}
+
+bool daemon_alive(struct daemon *d, uint64_t allowed_us)
+{
+	return lane_watch_all(&d->watch, d->migrations, clock_monotonic_us(), allowed_us);
 }
 
 int daemon_reload(struct daemon *d, struct settings *settings, struct error *err)

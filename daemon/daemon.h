@@ -3,6 +3,9 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
+#include <stdbool.h>
+#include <stdint.h>
+
 #include "core/cleanup.h"
 #include "core/error.h"
 #include "daemon/migration_table.h"
@@ -19,6 +22,18 @@ DEFINE_CLEANUP(struct daemon, daemon_free)
 
 struct loop *daemon_loop(struct daemon *d);
 struct migration_table *daemon_migrations(struct daemon *d);
+
+/* Whether a restarted daemon would go on with all of it: there is an FD store. */
+bool daemon_kept(const struct daemon *d);
+
+/* Go on for the guests that depend on it (drain.h), and stop the loop after the last. -ENOMEM. */
+int daemon_drain(struct daemon *d);
+
+/* The end is a restart's beginning: nobody is left behind, and the log need not say so. */
+void daemon_set_restarting(struct daemon *d);
+
+/* For the watchdog: see lane_watch_all(). */
+bool daemon_alive(struct daemon *d, uint64_t allowed_us);
 
 /*
  * Take new settings and load the keys again; running connections go on. On

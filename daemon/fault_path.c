@@ -250,6 +250,8 @@ static int read_batch(struct fault_path *fp, struct uffd_msg msgs[FAULT_BATCH])
 			removal_take(&fp->placer, &into[i]);
 	if (lock)
 		pthread_mutex_unlock(lock);
+	if (n > 0)
+		atomic_fetch_add_explicit(fp->params.n_reads, 1, memory_order_relaxed);
 	if (n > 0 && into != msgs)
 		memcpy(msgs, into, (size_t)n * sizeof(*msgs));
 	return n;

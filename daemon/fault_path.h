@@ -42,6 +42,7 @@ struct fault_path_params {
 	struct region_table *regions;      /* this thread's own */
 	struct placer placer;              /* copied; its callbacks, too */
 	_Atomic uint64_t *last_fault_page; /* for the stream to follow */
+	_Atomic uint64_t *n_reads;         /* how often the uffd had something, for the watchdog */
 	const struct fault_path_callbacks *callbacks;
 	void *user;
 };

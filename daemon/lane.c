@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "core/thread.h"
 #include "daemon/uffd.h"
 
 #define ZEROS_BYTES (2UL * 1024 * 1024)
@@ -82,7 +83,7 @@ static void thread_init(struct lane_thread *t, struct lane *lane)
 static int thread_start(struct lane_thread *t, void *(*fn)(void *), const char *name)
 {
 	char text[16];
-	int rc = -pthread_create(&t->thread, NULL, fn, t->lane);
+	int rc = thread_create_quiet(&t->thread, NULL, fn, t->lane);
 
 	if (rc < 0)
 		return rc;

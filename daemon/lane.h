@@ -125,6 +125,25 @@ void lane_give_up(struct lane *lane, const char *why);
  */
 int lane_unregister(struct lane *lane, struct error *err);
 
+enum lane_pulse_result {
+	LANE_WORKS,
+	LANE_STANDS,       /* err says what of it; news */
+	LANE_STANDS_STILL, /* as it was told before */
+};
+
+/*
+ * Ask both threads for a sign of life, and look whether the uffd is read; unless
+ * uffd_expected: what is in it need not be. now_us: any clock, the same in lane_alive().
+ */
+void lane_ping(struct lane *lane, bool uffd_expected, uint64_t now_us);
+
+/*
+ * After lane_ping(). A lane stands when for allowed_us a thread has neither answered
+ * nor counted anything, or the uffd had something to read and was not read.
+ */
+enum lane_pulse_result lane_alive(struct lane *lane, uint64_t now_us, uint64_t allowed_us,
+                                  struct error *err);
+
 /* Units of this lane that are not placed yet. */
 uint64_t lane_remaining_bytes(const struct lane *lane);
 

@@ -81,6 +81,9 @@ static void take_order(struct lane *lane, struct order *o)
 	case ORDER_BANDWIDTH:
 		bulk_stream_set_bandwidth(lane->stream, o->bandwidth);
 		break;
+	case ORDER_PING:
+		lane_pong(&lane->bulk);
+		break;
 	default:
 		break;
 	}

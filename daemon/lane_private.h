@@ -2,7 +2,8 @@
 /*
  * What the files of a lane share: lane.c (life, the main thread's orders),
  * lane_urgent.c and lane_bulk.c (what runs on the two threads), lane_post.c
- * (how the three threads talk to each other). Nobody else includes this.
+ * (how the three threads talk to each other), lane_pulse.c (whether they live).
+ * Nobody else includes this.
  */
 #ifndef DAEMON_LANE_PRIVATE_H
 #define DAEMON_LANE_PRIVATE_H
@@ -27,6 +28,7 @@ enum order_kind {
 	ORDER_BANDWIDTH,      /* main -> bulk */
 	ORDER_POISON,         /* main -> urgent */
 	ORDER_COMPLETE,       /* main -> urgent */
+	ORDER_PING,           /* main -> both */
 };
 
 /* A message between the lane's threads. Belongs to the queue, so that none is lost at the end. */
@@ -48,6 +50,14 @@ struct order {
 	};
 };
 
+/* The main thread's, but for what it counts. At most one ping is on its way. */
+struct lane_pulse {
+	uint64_t n_pings;
+	_Atomic uint64_t n_pongs; /* by the thread */
+	uint64_t since_us;        /* the latest was sent, or the thread was seen at work */
+	uint64_t activity;        /* sum of its counters then */
+};
+
 struct lane_thread {
 	struct lane *lane;
 	struct loop *loop;
@@ -56,6 +66,7 @@ struct lane_thread {
 	pthread_mutex_t lock; /* orders */
 	struct order *orders, **orders_tail;
 	void (*take_order)(struct lane *lane, struct order *o);
+	struct lane_pulse pulse;
 };
 
 /* What a posted event points to: it may arrive when the lane is gone. */
@@ -89,6 +100,7 @@ struct lane {
 	bool adopted;
 	_Atomic uint64_t last_fault_page;
 	_Atomic bool poisoned_pending;
+	_Atomic uint64_t n_reads; /* of the uffd that brought something, by the urgent thread */
 	pthread_mutex_t remove_lock;
 	uint8_t *zeros;
 	uint64_t zeros_bytes;
@@ -96,6 +108,12 @@ struct lane {
 	struct lane_thread urgent, bulk;
 	struct fault_path *faults;  /* urgent thread's while it runs */
 	struct bulk_stream *stream; /* bulk thread's */
+
+	/* Main thread: what lane_alive() judges. */
+	uint64_t n_reads_seen;
+	bool uffd_waits; /* there is something to read, and it was not read, since */
+	uint64_t uffd_since_us;
+	bool stands;
 
 	char give_up_text[ERROR_TEXT_MAX]; /* "": the end of the link says nothing */
 
@@ -127,6 +145,11 @@ struct order *order_new(enum order_kind kind, uint64_t generation);
 void order_post(struct lane_thread *t, struct order *o);
 /* What is left when the thread has ended. */
 void orders_free(struct lane_thread *t);
+
+/* ---- lane_pulse.c ---- */
+
+/* The thread takes ORDER_PING. */
+void lane_pong(struct lane_thread *t);
 
 /* ---- lane_urgent.c, lane_bulk.c ---- */
 

@@ -140,6 +140,9 @@ static void take_order(struct lane *lane, struct order *o)
 	case ORDER_COMPLETE:
 		send_complete(lane, o);
 		break;
+	case ORDER_PING:
+		lane_pong(&lane->urgent);
+		break;
 	default:
 		break;
 	}
@@ -200,6 +203,7 @@ int lane_urgent_make(struct lane *lane, const struct placer *placer)
 	        .regions = lane->urgent_regions,
 	        .placer = *placer,
 	        .last_fault_page = &lane->last_fault_page,
+	        .n_reads = &lane->n_reads,
 	        .callbacks = &callbacks,
 	        .user = lane,
 	};

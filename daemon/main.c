@@ -3,9 +3,9 @@
  * postcopyd: its command line, and what net/service.c has to know. All else is
  * in daemon.c and below.
  */
-#include <systemd/sd-daemon.h>
-
 #include "daemon/daemon.h"
+#include "daemon/drain.h"
+#include "daemon/status_line.h"
 #include "net/service.h"
 
 struct program {
@@ -13,8 +13,7 @@ struct program {
 	struct settings_overrides overrides;
 	struct settings *settings; /* loaded, until the daemon has them */
 	struct daemon *daemon;
-	struct migration_listener *listener;
-	unsigned n_live_told;
+	struct status_line *status;
 };
 
 static const char usage[] = "Usage: postcopyd [OPTION]...\n"
@@ -51,21 +50,9 @@ static int load(void *user, enum log_target *ret_target, int *ret_level, struct 
 	return 0;
 }
 
-static void tell_status(void *user)
+static void ready(void *user)
 {
-	struct program *p = user;
-
-	p->n_live_told = migration_table_count_live(daemon_migrations(p->daemon));
-	sd_notifyf(0, "STATUS=%u live migrations", p->n_live_told);
-}
-
-static void on_change(const struct migration *m, void *user)
-{
-	struct program *p = user;
-
-	(void)m;
-	if (migration_table_count_live(daemon_migrations(p->daemon)) != p->n_live_told)
-		tell_status(p);
+	status_line_tell(((struct program *)user)->status);
 }
 
 static int start(void *user, struct loop **ret_loop, struct error *err)
@@ -75,7 +62,7 @@ static int start(void *user, struct loop **ret_loop, struct error *err)
 
 	if (r < 0)
 		return r;
-	r = migration_table_listen(daemon_migrations(p->daemon), on_change, p, &p->listener);
+	r = status_line_new(daemon_migrations(p->daemon), &p->status);
 	if (r < 0)
 		return error_set(err, r, "not enough memory");
 	*ret_loop = daemon_loop(p->daemon);
@@ -91,20 +78,49 @@ static int reload(void *user, struct error *err)
 	return r < 0 ? r : daemon_reload(p->daemon, settings, err);
 }
 
-static void stop(void *user, const char *signal_name)
+/*
+ * A guest that depends on us is not left behind, unless that is forced. A restart leaves
+ * nobody behind where a service manager keeps what the next daemon needs.
+ */
+static bool stop(void *user, const struct service_stop *how)
 {
-	const struct program *p = user;
+	struct program *p = user;
+	unsigned n = drain_count(daemon_migrations(p->daemon));
+	bool restart = how->restarting && daemon_kept(p->daemon);
+	char names[DRAIN_NAMES_MAX];
 
-	log_notice("received SIG%s: ending with %u live migrations", signal_name,
-	           migration_table_count_live(daemon_migrations(p->daemon)));
+	if (restart)
+		daemon_set_restarting(p->daemon);
+	if (n == 0 || restart || how->forced) {
+		log_notice("received SIG%s%s: ending with %u live migrations", how->signal_name,
+		           restart       ? " for a restart"
+		           : how->forced ? " again"
+		                         : "",
+		           migration_table_count_live(daemon_migrations(p->daemon)));
+		return true;
+	}
+	log_warning("received SIG%s, but this daemon is needed by %u migration%s: %s; it goes on, "
+	            "takes no new one, and ends after the last; a second signal ends it now",
+	            how->signal_name, n, n == 1 ? "" : "s",
+	            drain_names(daemon_migrations(p->daemon), names, sizeof(names)));
+	if (daemon_drain(p->daemon) < 0) {
+		log_error("not enough memory to wait for them: ending");
+		return true;
+	}
+	status_line_tell(p->status);
+	return false;
+}
+
+static bool alive(void *user, uint64_t allowed_us)
+{
+	return daemon_alive(((struct program *)user)->daemon, allowed_us);
 }
 
 static void end(void *user)
 {
 	struct program *p = user;
 
-	if (p->daemon)
-		migration_table_unlisten(daemon_migrations(p->daemon), p->listener);
+	p->status = status_line_free(p->status);
 	p->daemon = daemon_free(p->daemon);
 }
 
@@ -129,8 +145,9 @@ int main(int argc, char **argv)
 	        .load = load,
 	        .start = start,
 	        .reload = reload,
-	        .ready = tell_status,
+	        .ready = ready,
 	        .stop = stop,
+	        .alive = alive,
 	        .end = end,
 	        .user = &program,
 	};

@@ -73,6 +73,8 @@ static void on_release(evutil_socket_t fd, short what, void *arg)
 	m->released = true;
 	if (m->memory) /* and no thread appends to its ledger any more */
 		migration_audit(m);
+	else
+		migration_keep_end(m);
 	log_migration(LOG_DEBUG, m->id_text, "migration %s: released", m->id_text);
 }
 
@@ -82,6 +84,7 @@ struct migration *migration_free(struct migration *m)
 		return NULL;
 	migration_release(m);
 	migration_audit_all(m);
+	migration_keep_fini(&m->keep);
 	m->memory = state_memfd_free(m->memory);
 	timer_free(&m->release_event);
 	timer_free(&m->audit_timer);
@@ -153,6 +156,7 @@ int migration_new(struct migration_table *table, const struct migration_params *
 	m->table = table;
 	m->state = MIGRATION_SETUP;
 	m->vmm_pidfd = -1;
+	m->keep.connection_fd = -1;
 	for (uint32_t i = 0; i < ARRAY_SIZE(m->lanes); i++)
 		m->lanes[i] = (struct lane_slot){.migration = m, .uffd = -1};
 	snprintf(m->state_text, sizeof(m->state_text), "waiting for the VMM to attach");
@@ -161,12 +165,16 @@ int migration_new(struct migration_table *table, const struct migration_params *
 		return r;
 	if (migration_init_timers(m) < 0)
 		return error_set(err, -ENOMEM, "not enough memory");
+	*ret = TAKE_PTR(m);
+	return 0;
+}
+
+void migration_log_started(const struct migration *m)
+{
 	log_event(LOG_NOTICE, MESSAGE_MIGRATION_STARTED,
 	          LOG_FIELDS({"MIGRATION_ID", m->id_text}, {"PEER", m->peer_identity},
 	                     {"PEER_ADDRESS", m->source}),
 	          "migration %s: started, from %s (%s)", m->id_text, m->source, m->peer_identity);
-	*ret = TAKE_PTR(m);
-	return 0;
 }
 
 static int state_log_level(const struct migration *m)
@@ -235,6 +243,7 @@ static void state_change(struct migration *m, enum migration_state state, const 
 	account_pause(m, state);
 	m->state = state;
 	snprintf(m->state_text, sizeof(m->state_text), "%s", text);
+	migration_keep_change(m);
 	log_state(m, from, text);
 	migration_table_entered(m->table, m);
 	migration_table_notify(m->table, m);
@@ -270,8 +279,7 @@ void migration_set_text(struct migration *m, int level, const char *message_id, 
 	migration_table_notify(m->table, m);
 }
 
-/* The newest ledger entries, for show and the status interface. */
-static void keep_poisoned(struct migration *m)
+void migration_keep_poisoned(struct migration *m)
 {
 	uint64_t all, n = migration_poisoned_shown(m, &all);
 
@@ -308,7 +316,7 @@ void migration_end(struct migration *m, enum migration_state state, const char *
 	migration_sum(m, &m->final_sums);
 	m->final_remaining = migration_remaining_bytes(m);
 	m->final_lost_bytes = migration_lost_bytes(m);
-	keep_poisoned(m);
+	migration_keep_poisoned(m);
 	m->rate_bps = 0;
 	state_change(m, state, text);
 	if (state != MIGRATION_COMPLETED)

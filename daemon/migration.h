@@ -21,6 +21,7 @@
 #include "core/error.h"
 #include "core/uuid.h"
 #include "daemon/lane.h"
+#include "daemon/migration_keep.h"
 #include "daemon/migration_state.h"
 #include "daemon/region.h"
 #include "daemon/state_memfd.h"
@@ -99,9 +100,10 @@ struct migration {
 	size_t n_memory_fds;
 	bool poison_supported;
 	bool poison_warned;
-	bool served;     /* a lane has been frozen: the guest may have read pages */
-	bool abandoned;  /* the policy has poisoned what the lost source still had */
-	bool completing; /* every page is here; the source is being told */
+	bool served;        /* a lane has been frozen: the guest may have read pages */
+	bool abandoned;     /* the policy has poisoned what the lost source still had */
+	bool completing;    /* every page is here; the source is being told */
+	bool unregistering; /* the lanes' memory is being, or has been, unregistered */
 
 	pid_t vmm_pid;
 	int vmm_pidfd;
@@ -112,6 +114,8 @@ struct migration {
 	struct event *release_event; /* frees the lanes, from the loop */
 	struct event *audit_timer;   /* the ledger has entries without a record in the journal */
 	bool released;               /* the lanes are gone; the memory goes after the audit */
+
+	struct migration_keep keep; /* for the next daemon */
 
 	/* The last second, for the rate. */
 	uint64_t sample_mono_us;
@@ -129,6 +133,8 @@ struct migration {
 
 int migration_new(struct migration_table *table, const struct migration_params *params,
                   struct migration **ret, struct error *err);
+/* A new one, unlike one that is restored: tell the journal. */
+void migration_log_started(const struct migration *m);
 /*
  * Stops the lanes. A migration that is not completed leaves the memory
  * registered: the guest waits as long as the VMM holds its userfaultfds.
@@ -143,6 +149,8 @@ struct attach_memory {
 	size_t n_uffds;
 	int *fds; /* those that were taken are -1 afterwards */
 	size_t n_fds;
+	const char *protocol; /* of the connection, see attach_server.h */
+	int connection_fd;    /* borrowed; -1: none that another daemon could go on with */
 };
 
 /*
@@ -155,11 +163,11 @@ int migration_find_for_attach(const struct migration_table *table, const struct 
 
 /*
  * Take the memory over: register every region, start the lanes, state active.
- * vmm_pidfd (-1: none) is owned from here on, also on failure. On failure the
- * migration and the VMM's memory are as before and err says why. On success the
+ * vmm_pidfd (-1: none) is owned from here on, also on failure; *memory is of no use
+ * afterwards. On failure the migration and the VMM's memory are as before and err says why. On success the
  * VMM gets its answer first, then migration_connect().
  */
-int migration_attach(struct migration *m, const struct attach_memory *memory, pid_t vmm_pid,
+int migration_attach(struct migration *m, struct attach_memory *memory, pid_t vmm_pid,
                      int vmm_pidfd, struct error *err);
 void migration_connect(struct migration *m);
 

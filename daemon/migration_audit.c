@@ -59,6 +59,14 @@ static bool write_records(struct migration *m, uint64_t max)
 	return end < count;
 }
 
+/* Lanes and records are done with it. What the next daemon shows of the ledger stays in the store. */
+static void memory_end(struct migration *m)
+{
+	state_memfd_drop_map(m->memory);
+	m->memory = state_memfd_free(m->memory);
+	migration_keep_end(m);
+}
+
 /* A timer without delay: what waits on sockets has its turn in between. */
 void migration_on_audit(evutil_socket_t fd, short what, void *arg)
 {
@@ -69,7 +77,7 @@ void migration_on_audit(evutil_socket_t fd, short what, void *arg)
 	if (write_records(m, RECORDS_PER_TURN))
 		timer_start(m->audit_timer, 0);
 	else if (m->released)
-		m->memory = state_memfd_free(m->memory);
+		memory_end(m);
 }
 
 void migration_audit(struct migration *m)

@@ -49,8 +49,20 @@ static struct page_counts count_pages(const struct migration *m)
 	return counts;
 }
 
+/* For the next daemon they count as unregistered before they are: never the other way round. */
+static void unregister_note(struct migration *m)
+{
+	for (uint32_t i = 0; i < m->n_lanes; i++)
+		if (!m->lanes[i].unregistered) {
+			m->unregistering = true;
+			migration_keep_change(m);
+			return;
+		}
+}
+
 static void unregister_all(struct migration *m)
 {
+	unregister_note(m);
 	for (uint32_t i = 0; i < m->n_lanes; i++) {
 		struct lane_slot *slot = &m->lanes[i];
 		struct error error = {0};
@@ -142,6 +154,7 @@ void migration_check_finished(struct migration *m)
 		return;
 	}
 	m->completing = true;
+	migration_keep_change(m);
 	migration_lost_stop(m);
 	if (m->abandoned && !m->lanes[0].connected) {
 		migration_complete_untold(m, "it was away for too long (policy poison)");

@@ -129,7 +129,10 @@ static void on_frozen(struct lane_slot *slot)
 	struct migration *m = slot->migration;
 
 	slot->frozen = true;
-	m->served = true;
+	if (!m->served) {
+		m->served = true;
+		migration_keep_change(m);
+	}
 	migration_check_serving(m);
 }
 

@@ -34,7 +34,7 @@ static void lost_poison(struct migration *m, const char *waited)
 	uint64_t remaining = migration_remaining_bytes(m);
 
 	m->abandoned = true;
-
+	migration_keep_change(m);
 	migration_set_text(m, LOG_ERR, MESSAGE_SOURCE_ABANDONED,
 	                   "the source was away for %s: %llu bytes that are not here yet are now "
 	                   "poisoned (policy poison)",

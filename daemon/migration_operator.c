@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/log.h"
+#include "daemon/migration_stranded.h"
 #include "daemon/source_address.h"
 
 static int check_live(const struct migration *m, struct error *err)
@@ -37,9 +38,9 @@ int migration_cancel(struct migration *m, bool force, struct error *err)
 {
 	uint64_t missing;
 	char size[32];
-	int r = check_live(m, err);
+	int r = m->keep.stranded ? migration_stranded_cancel(m, force, err) : check_live(m, err);
 
-	if (r < 0)
+	if (r < 0 || migration_state_final(m->state))
 		return r;
 	if (m->completing) { /* nothing is left to cancel but telling the source */
 		migration_complete_untold(m, "an operator cancelled that");
@@ -99,6 +100,7 @@ int migration_recover(struct migration *m, const char *source, struct error *err
 		                 m->id_text, m->source);
 	if (moved)
 		snprintf(m->source, sizeof(m->source), "%s", source);
+	migration_keep_change(m);
 	if (m->state == MIGRATION_SETUP) /* it connects when a VMM has attached */
 		return 0;
 	log_migration(LOG_NOTICE, m->id_text, "migration %s: recover from %s", m->id_text,
@@ -115,6 +117,7 @@ int migration_set_bandwidth(struct migration *m, uint64_t bandwidth, struct erro
 	if (r < 0)
 		return r;
 	m->bandwidth = bandwidth;
+	migration_keep_change(m);
 	for (uint32_t i = 0; i < m->n_lanes; i++)
 		lane_set_bandwidth(m->lanes[i].lane,
 		                   migration_lane_bandwidth(bandwidth, m->n_lanes));

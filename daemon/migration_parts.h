@@ -29,6 +29,9 @@ void migration_set_text(struct migration *m, int log_level, const char *message_
 void migration_end(struct migration *m, enum migration_state state, const char *fmt, ...)
         __attribute__((format(printf, 3, 4)));
 
+/* Copy the newest ledger entries, for what shows it afterwards. The state is not final yet. */
+void migration_keep_poisoned(struct migration *m);
+
 /* A timer of the migration, 0 or -ENOMEM. */
 int migration_timer_new(struct migration *m, event_callback_fn fn, void *arg, struct event **ret);
 void timer_start(struct event *timer, uint64_t us);

@@ -13,6 +13,7 @@
 #include <utlist.h>
 
 #include "core/clock.h"
+#include "daemon/migration_parts.h"
 
 struct migration_listener {
 	struct migration_listener *prev, *next;
@@ -24,6 +25,7 @@ struct migration_table {
 	struct loop *loop;
 	const struct settings *settings;
 	struct tls_context *tls;
+	struct fd_store *fd_store;
 	struct migration *by_id;
 	struct migration *ended; /* oldest first */
 	unsigned n_live;
@@ -31,6 +33,7 @@ struct migration_table {
 	struct migration_totals totals; /* of those that ended, and of state changes */
 	struct migration_listener *listeners;
 	unsigned notifying;
+	bool draining;
 	struct event *sample_timer;
 };
 
@@ -56,6 +59,8 @@ int migration_table_new(struct loop *loop, const struct settings *settings, stru
 	t->loop = loop;
 	t->settings = settings;
 	t->tls = tls ? tls_context_ref(tls) : NULL;
+	if (fd_store_new(settings->fd_store_max, &t->fd_store) < 0)
+		return -ENOMEM;
 	t->sample_timer = event_new(loop_base(loop), -1, EV_PERSIST, on_sample, t);
 	if (!t->sample_timer || event_add(t->sample_timer, &second) < 0)
 		return -ENOMEM;
@@ -84,6 +89,7 @@ struct migration_table *migration_table_free(struct migration_table *t)
 	if (t->sample_timer)
 		event_free(t->sample_timer);
 	tls_context_unref(t->tls);
+	fd_store_free(t->fd_store);
 	free(t);
 	return NULL;
 }
@@ -102,6 +108,11 @@ void migration_table_set_tls(struct migration_table *t, struct tls_context *tls)
 		migration_set_tls(m, tls);
 }
 
+struct fd_store *migration_table_fd_store(const struct migration_table *t)
+{
+	return t->fd_store;
+}
+
 struct loop *migration_table_loop(const struct migration_table *t)
 {
 	return t->loop;
@@ -117,10 +128,23 @@ struct tls_context *migration_table_tls(const struct migration_table *t)
 	return t->tls;
 }
 
+void migration_table_set_draining(struct migration_table *t)
+{
+	t->draining = true;
+}
+
+bool migration_table_draining(const struct migration_table *t)
+{
+	return t->draining;
+}
+
 static void tombstone_drop(struct migration_table *t, struct migration *m)
 {
 	DL_DELETE2(t->ended, m, ended_prev, ended_next);
 	t->n_ended--;
+	migration_audit_all(m);
+	if (!m->keep.stranded)
+		migration_keep_forget(m);
 	entry_free(t, m);
 }
 
@@ -131,6 +155,11 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 	struct migration *m;
 	int r;
 
+	if (t->draining)
+		return error_set(err, -ESHUTDOWN,
+		                 "postcopyd is stopping: it goes on with the guests it has, and "
+		                 "takes no new one; start the migration to another host, or here "
+		                 "when postcopyd has been started again");
 	if (old && !migration_state_final(old->state))
 		return error_set(err, -EEXIST, "migration %s exists already (%s)", old->id_text,
 		                 migration_state_name(old->state));
@@ -140,11 +169,22 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 		        "%u migrations are running and [migrations] max is %u: wait for one "
 		        "to end, or raise it",
 		        t->n_live, t->settings->max);
+	if (old && old->keep.stranded)
+		return error_set(err, -EEXIST,
+		                 "what an earlier daemon has kept of migration %s is still in the "
+		                 "FD store (%s): give it up first with postcopyctl cancel --force",
+		                 old->id_text, old->state_text);
 	r = migration_new(t, params, &m, err);
 	if (r < 0)
 		return r;
-	if (old) /* it ended; the id is used again */
+	if (old) /* it ended; the id is used again, also in the FD store */
 		tombstone_drop(t, old);
+	r = migration_keep_start(m, err);
+	if (r < 0) {
+		migration_free(m);
+		return r;
+	}
+	migration_log_started(m);
 	HASH_ADD(hh, t->by_id, id, sizeof(m->id), m);
 	t->n_live++;
 	t->totals.started++;
@@ -152,6 +192,37 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 	*ret = m;
 	migration_table_notify(t, m);
 	return 0;
+}
+
+int migration_table_make_room(struct migration_table *t, size_t n, struct error *err)
+{
+	struct error full = {0};
+	struct migration *m;
+	int r = fd_store_check_room(t->fd_store, n, &full);
+
+	DL_FOREACH2(t->ended, m, ended_next)
+	{
+		if (r == 0)
+			break;
+		if (m->keep.stranded || !m->keep.record || m->memory)
+			continue;
+		migration_keep_forget(m);
+		r = fd_store_check_room(t->fd_store, n, &full);
+	}
+	if (r < 0)
+		*err = full;
+	return r;
+}
+
+void migration_table_add_restored(struct migration_table *t, struct migration *m)
+{
+	HASH_ADD(hh, t->by_id, id, sizeof(m->id), m);
+	if (migration_state_final(m->state)) {
+		t->n_ended++;
+		DL_APPEND2(t->ended, m, ended_prev, ended_next);
+	} else {
+		t->n_live++;
+	}
 }
 
 struct migration *migration_table_find(const struct migration_table *t, const struct uuid *id)

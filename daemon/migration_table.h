@@ -12,6 +12,7 @@
 #include "core/cleanup.h"
 #include "daemon/migration.h"
 #include "daemon/settings.h"
+#include "net/fd_store.h"
 #include "net/loop.h"
 #include "net/tls.h"
 
@@ -39,13 +40,32 @@ DEFINE_CLEANUP(struct migration_table, migration_table_free)
 void migration_table_set_settings(struct migration_table *t, const struct settings *settings);
 void migration_table_set_tls(struct migration_table *t, struct tls_context *tls);
 
+/* What outlives the daemon, if there is a service manager; never NULL. */
+struct fd_store *migration_table_fd_store(const struct migration_table *t);
+
 struct loop *migration_table_loop(const struct migration_table *t);
 const struct settings *migration_table_settings(const struct migration_table *t);
 struct tls_context *migration_table_tls(const struct migration_table *t);
 
-/* Start one. -EEXIST while one with this id is live, -EUSERS when there are too many. */
+/* The daemon is to end: no migration starts, and no VMM attaches, from now on. */
+void migration_table_set_draining(struct migration_table *t);
+bool migration_table_draining(const struct migration_table *t);
+
+/*
+ * Start one. -ESHUTDOWN while draining, -EEXIST while one with this id is live, -EUSERS when
+ * there are too many.
+ */
 int migration_table_start(struct migration_table *t, const struct migration_params *params,
                           struct migration **ret, struct error *err);
+
+/*
+ * See that n descriptors have room in the FD store: ended migrations are the first to
+ * leave it, the oldest first. -ENOSPC with a text.
+ */
+int migration_table_make_room(struct migration_table *t, size_t n, struct error *err);
+
+/* One that another daemon has left; the table's from here on. */
+void migration_table_add_restored(struct migration_table *t, struct migration *m);
 
 struct migration *migration_table_find(const struct migration_table *t, const struct uuid *id);
 /* In order of starting; NULL: the first, and after the last. */

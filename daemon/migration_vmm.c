@@ -14,6 +14,7 @@
 
 #include "core/log.h"
 #include "core/message_ids.h"
+#include "daemon/migration_stranded.h"
 
 #define VMM_ALIVE_DELAY_US 1000000
 
@@ -27,6 +28,8 @@ void migration_vmm_log_gone(const struct migration *m)
 
 static void vmm_ended(struct migration *m)
 {
+	if (m->keep.stranded)
+		migration_stranded_vmm_gone(m);
 	if (migration_state_final(m->state))
 		return;
 	migration_vmm_log_gone(m);
@@ -68,6 +71,7 @@ int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error 
 /* A process that ends closes its sockets before its pidfd tells: wait a little. */
 void migration_vmm_hung_up(struct migration *m)
 {
+	migration_keep_drop_connection(m);
 	timer_start(m->vmm_alive_timer, VMM_ALIVE_DELAY_US);
 }
 

@@ -58,6 +58,8 @@ static const struct config_option options[] = {
 
         OPTION("migrations", "max", config_parse_uint, max, "64", true, NULL,
                "migrations at the same time"),
+        OPTION("migrations", "fd_store_max", config_parse_uint, fd_store_max, "2560", false, NULL,
+               "FileDescriptorStoreMax= of the unit; 0: keep nothing over a restart"),
         OPTION("migrations", "reconnect_min", config_parse_duration, reconnect_min_us, "100ms",
                true, "us", "wait before the first attempt to connect again"),
         OPTION("migrations", "reconnect_max", config_parse_duration, reconnect_max_us, "10s", true,

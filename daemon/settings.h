@@ -42,6 +42,7 @@ struct settings {
 	uint64_t stream_window_bytes;
 	/* [migrations] */
 	unsigned max;
+	unsigned fd_store_max;
 	uint64_t reconnect_min_us;
 	uint64_t reconnect_max_us;
 	uint64_t completion_timeout_us;

@@ -260,6 +260,15 @@ struct state_memfd *state_memfd_free(struct state_memfd *s)
 	return NULL;
 }
 
+/* It is a matter of memory only: where it fails, the file stays as big as it is. */
+void state_memfd_drop_map(struct state_memfd *s)
+{
+	off_t offset = (char *)s->map.states - (char *)s->base;
+
+	(void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+	                (off_t)s->map.n_units);
+}
+
 struct uffd_msg *state_memfd_events(struct state_memfd *s, uint32_t lane)
 {
 	assert(lane < s->n_lanes);

@@ -11,9 +11,9 @@
 
 #include "core/cleanup.h"
 #include "core/error.h"
+#include "core/kept_memfd.h"
 #include "core/uffd_abi.h"
 #include "core/uuid.h"
-#include "core/kept_memfd.h"
 #include "daemon/ledger.h"
 #include "daemon/page_map.h"
 
@@ -61,6 +61,12 @@ int state_memfd_open(int fd, const struct uuid *migration_id, struct state_memfd
                      struct error *err);
 struct state_memfd *state_memfd_free(struct state_memfd *s); /* always NULL */
 DEFINE_CLEANUP(struct state_memfd, state_memfd_free)
+
+/*
+ * The migration has ended and its lanes are gone: give the memory of the page map back,
+ * which reads as MISSING from then on. The ledger stays.
+ */
+void state_memfd_drop_map(struct state_memfd *s);
 
 /* Where lane (< n_lanes) reads its batch into: STATE_EVENTS_MAX messages, 64-byte aligned. */
 struct uffd_msg *state_memfd_events(struct state_memfd *s, uint32_t lane);

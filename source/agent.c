@@ -6,13 +6,20 @@
 #include "source/agent.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "core/log.h"
+#include "core/message_ids.h"
 #include "source/control_server.h"
 #include "source/export_server.h"
 #include "source/export_table.h"
 #include "source/link.h"
 #include "source/page_listener.h"
+
+/* Looked at so often: the end of a link tells nobody here. */
+#define DRAIN_INTERVAL_US 100000
+#define DRAIN_LAST_WORDS_MAX 50 /* turns for a destination that does not hang up */
+#define NAMED_MAX 3
 
 struct agent {
 	struct settings *settings;
@@ -22,6 +29,8 @@ struct agent {
 	struct page_listener *listener;
 	struct export_server *export_server;
 	struct control_server *control_server;
+	struct event *drain_timer; /* NULL: not draining */
+	unsigned n_idle;           /* its turns without anybody to serve */
 };
 
 static int load_tls(const struct settings *s, struct tls_context **ret, struct error *err)
@@ -119,6 +128,8 @@ struct agent *agent_free(struct agent *a)
 {
 	if (!a)
 		return NULL;
+	if (a->drain_timer)
+		event_free(a->drain_timer);
 	page_listener_free(a->listener);
 	control_server_free(a->control_server);
 	if (a->exports)
@@ -150,6 +161,88 @@ unsigned agent_live_exports(const struct agent *a)
 	HASH_ITER (hh, a->exports->by_id, e, next)
 		n += !export_state_final(export_state(e));
 	return n;
+}
+
+static struct export *serving_next(const struct agent *a, const struct export *after)
+{
+	struct export *e = after ? after->hh.next : a->exports->by_id;
+
+	while (e && export_state(e) != EXPORT_SERVING)
+		e = e->hh.next;
+	return e;
+}
+
+unsigned agent_serving(const struct agent *a)
+{
+	unsigned n = 0;
+
+	for (struct export *e = serving_next(a, NULL); e; e = serving_next(a, e))
+		n++;
+	return n;
+}
+
+const char *agent_serving_names(const struct agent *a, char *buf, size_t buf_len)
+{
+	unsigned n = 0;
+	size_t len = 0;
+
+	buf[0] = '\0';
+	for (struct export *e = serving_next(a, NULL); e; e = serving_next(a, e))
+		if (n++ < NAMED_MAX)
+			len += (size_t)snprintf(buf + len, buf_len - len, "%s%s", n > 1 ? ", " : "",
+			                        e->id_text);
+	if (n > NAMED_MAX)
+		snprintf(buf + len, buf_len - len, " and %u more", n - NAMED_MAX);
+	return buf;
+}
+
+/* Its destination has not read the answer to its Complete yet, perhaps. */
+static bool last_words_wait(const struct agent *a)
+{
+	struct export *e, *next;
+
+	HASH_ITER (hh, a->exports->by_id, e, next)
+		if (export_state(e) == EXPORT_RELEASED && e->n_links > 0)
+			return true;
+	return false;
+}
+
+static void on_drain_timer(evutil_socket_t fd, short what, void *arg)
+{
+	struct agent *a = arg;
+
+	(void)fd;
+	(void)what;
+	if (agent_serving(a) > 0) {
+		a->n_idle = 0;
+		return;
+	}
+	if (last_words_wait(a) && a->n_idle++ < DRAIN_LAST_WORDS_MAX)
+		return;
+	log_notice("no destination depends on this agent any more: ending");
+	loop_stop(a->loop);
+}
+
+int agent_drain(struct agent *a)
+{
+	static const struct timeval interval = {.tv_usec = DRAIN_INTERVAL_US};
+	struct event *timer = event_new(loop_base(a->loop), -1, EV_PERSIST, on_drain_timer, a);
+
+	if (!timer || event_add(timer, &interval) < 0) {
+		if (timer)
+			event_free(timer);
+		return -ENOMEM;
+	}
+	a->drain_timer = timer;
+	a->exports->draining = true;
+	for (const struct export *e = serving_next(a, NULL); e; e = serving_next(a, e))
+		log_event(LOG_WARNING, MESSAGE_EXPORT_STOP_WAITS,
+		          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
+		                     {"PEER_ADDRESS", e->peer}),
+		          "export %s: a guest at %s depends on it: the end waits for it; a second "
+		          "signal would not",
+		          e->id_text, e->peer);
+	return 0;
 }
 
 int agent_reload(struct agent *a, struct settings *settings, struct error *err)

@@ -59,9 +59,9 @@ static void send_reply(struct exporter *x, const struct attach_reply *reply)
 	}
 }
 
-static void send_ack(struct exporter *x, int error, const char *text)
+static void send_ack(struct exporter *x, uint32_t id, int error, const char *text)
 {
-	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .error = -error};
+	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .id = id, .error = -error};
 
 	(void)snprintf(reply.text, sizeof(reply.text), "%s", text);
 	send_reply(x, &reply);
@@ -176,12 +176,12 @@ static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, 
 
 	(void)err;
 	if (r < 0) {
-		send_ack(x, r, why.text);
+		send_ack(x, 0, r, why.text);
 		ipc_close_after_flush(c);
 		return 0;
 	}
 	r = do_request(x, &q, fds, n_fds, &why);
-	send_ack(x, r < 0 ? r : 0, r < 0 ? why.text : "");
+	send_ack(x, q.id, r < 0 ? r : 0, r < 0 ? why.text : "");
 	if (r == 0 && q.type == ATTACH_REQUEST_EXPORT)
 		send_state(x);
 	if (r < 0)
@@ -245,7 +245,7 @@ static void on_accept(int fd, void *user)
 		                     {"CLIENT_PID", LOG_U64((uint64_t)peer.pid)},
 		                     {"CLIENT_UID", LOG_U64(peer.uid)}, {"REASON", err.text}),
 		          "export socket: %s", err.text);
-		send_ack(x, r, err.text);
+		send_ack(x, 0, r, err.text);
 		ipc_close_after_flush(x->ipc);
 	}
 }

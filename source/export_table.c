@@ -88,6 +88,10 @@ static int check_room(struct export_table *t, const struct export_params *params
 	struct export *e, *next;
 	unsigned alive = 0;
 
+	if (t->draining)
+		return error_set(err, -ESHUTDOWN,
+		                 "postcopy-sourced is stopping: it serves the exports it has, and "
+		                 "takes no new one; try again when it has been started again");
 	e = export_table_find(t, params->id);
 	if (e && !export_state_final(export_state(e)))
 		return error_set(err, -EEXIST,

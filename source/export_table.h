@@ -39,6 +39,7 @@ struct export_table {
 		void *user;
 	} observers[EXPORT_OBSERVERS_MAX];
 	size_t n_observers;
+	bool draining;             /* the agent is to end: no new ones */
 	struct event *audit_timer; /* some export has losses without a record in the journal */
 };
 

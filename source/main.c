@@ -3,6 +3,8 @@
  * postcopy-sourced: its command line, and what net/service.c has to know. All
  * else is in agent.c and below.
  */
+#include <systemd/sd-daemon.h>
+
 #include "core/cleanup.h"
 #include "core/message_ids.h"
 #include "net/service.h"
@@ -75,14 +77,42 @@ static int reload(void *user, struct error *err)
 	return r;
 }
 
-static void stop(void *user, const char *signal_name)
+static void log_left(const struct program *p, const struct service_stop *how)
 {
-	const struct program *p = user;
-	unsigned live = agent_live_exports(p->agent);
+	unsigned live = agent_live_exports(p->agent), serving = agent_serving(p->agent);
+	char names[AGENT_NAMES_MAX];
 
 	log_event(live ? LOG_WARNING : LOG_NOTICE, live ? MESSAGE_EXPORTS_LEFT : NULL,
 	          LOG_FIELDS({"LIVE_EXPORTS", LOG_U64(live)}),
-	          "received SIG%s: ending with %u live exports", signal_name, live);
+	          "received SIG%s%s: ending with %u live exports%s%s", how->signal_name,
+	          how->forced ? " again" : "", live,
+	          serving ? "; their guests wait on other hosts: " : "",
+	          agent_serving_names(p->agent, names, sizeof(names)));
+}
+
+/*
+ * Nothing of an export outlives the agent, so a restart is an end like any other for
+ * the guests that take pages.
+ */
+static bool stop(void *user, const struct service_stop *how)
+{
+	const struct program *p = user;
+	char names[AGENT_NAMES_MAX];
+
+	if (how->forced || agent_serving(p->agent) == 0) {
+		log_left(p, how);
+		return true;
+	}
+	agent_serving_names(p->agent, names, sizeof(names));
+	log_warning("received SIG%s, but guests on other hosts depend on this agent: %s; it goes "
+	            "on, takes no new export, and ends after the last; a second signal ends "
+	            "it now",
+	            how->signal_name, names);
+	sd_notifyf(0, "STATUS=Stopping; waiting for the guests of %s", names);
+	if (agent_drain(p->agent) == 0)
+		return false;
+	log_error("not enough memory to wait for them: ending");
+	return true;
 }
 
 static void end(void *user)

@@ -28,6 +28,23 @@
  *            unknown flag bits are refused with -EINVAL: a field of a later
  *            version is valid when its flag is set.
  *
+ * Over a restart (or crash) of a daemon whose service manager keeps its descriptors,
+ * as systemd does for postcopyd, the next daemon takes the connection over, and a
+ * VMM need not do anything:
+ *
+ *   - the guest's faults wait until the next daemon serves them;
+ *   - the handle stays connected, and no call fails. postcopy_wait() goes on
+ *     waiting; postcopy_process() finds a change, for the next daemon tells the
+ *     state as it took it over ("postcopy-paused" as a rule, until it has the
+ *     source again) with a text that says why;
+ *   - a call that waits for an answer asks the next daemon by itself: an attach
+ *     or export without an answer was accepted, everything else is sent again.
+ *     Its timeout counts from the call on, so that it may end with -ETIMEDOUT
+ *     when the restart takes longer: what it asked may have been done then.
+ *
+ * Where nothing keeps the descriptors, the connection ends with the daemon
+ * (-ECONNRESET): a destination's guest waits, for the uffds are open here.
+ *
  * The destination, in short:
  *
  *   int uffd = postcopy_uffd_open(0);
@@ -260,8 +277,10 @@ struct postcopy_attach_params {
  *   -EBUSY   the migration has been attached already
  *   -ENOTSUP the kernel has no UFFDIO_POISON and the migration's policy needs it
  *   -EPROTO  what came back is not the attach protocol
- *   -ECONNRESET  the daemon closed the connection without an answer
- *   -ETIMEDOUT  no answer in time; the attach did not happen
+ *   -ECONNRESET  the daemon closed the connection without an answer, or died
+ *            before it had accepted: as if never attached
+ *   -ETIMEDOUT  no answer in time; the attach did not happen, or ends with the
+ *            connection, which is closed
  *   -EMFILE, -ENFILE, -ENOMEM
  * The daemon may refuse with other errnos; its text is passed on.
  */
@@ -455,8 +474,9 @@ POSTCOPY_PUBLIC enum postcopy_state postcopy_get_state(struct postcopy *handle);
  *   -EINVAL  states is 0
  *   -ECANCELED  a final state was reached that is not in states
  *   -ETIMEDOUT
- *   -ECONNRESET  the daemon has gone. A destination's missing pages stay
- *            missing and faults wait, for the uffds are still open here.
+ *   -ECONNRESET  the daemon has gone for good, with this connection (see the
+ *            head of this file). A destination's missing pages stay missing and
+ *            faults wait, for the uffds are still open here.
  */
 POSTCOPY_PUBLIC int postcopy_wait(struct postcopy *handle, uint32_t states, int timeout_ms);
 

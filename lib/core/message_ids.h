@@ -75,10 +75,34 @@
 #define MESSAGE_MIGRATION_ADOPTED "c2ab857c80f44006be56567980971acf"
 
 /*
+ * A restarted daemon has taken a migration up; its lanes follow. Fields: MIGRATION_ID,
+ * MIGRATION_STATE, PEER, PEER_ADDRESS, VMM_PID, REMAINING_BYTES.
+ */
+#define MESSAGE_MIGRATION_RESTORED "95583263464e4924bdd4d9d8ef0f0e91"
+
+/*
+ * A restarted daemon cannot take a migration up: what is kept of it stays in the FD store.
+ * Fields: MIGRATION_ID, VMM_PID, REASON.
+ */
+#define MESSAGE_MIGRATION_STRANDED "b3248c10acf9485d9d2ba81c43a938c1"
+
+/*
  * The daemon ends while the migration lives. Fields: MIGRATION_ID, MIGRATION_STATE, PEER,
  * PEER_ADDRESS, VMM_PID, REMAINING_BYTES.
  */
 #define MESSAGE_MIGRATION_LEFT "3695e5b319854da3a4d6e73b634111f8"
+
+/*
+ * The daemon is to end and does not yet, for this guest's sake. Fields: MIGRATION_ID,
+ * MIGRATION_STATE, PEER, PEER_ADDRESS, VMM_PID, REMAINING_BYTES.
+ */
+#define MESSAGE_STOP_WAITS "9f1a2d8750814e5cb5486afd8d45ec25"
+
+/*
+ * A thread of a lane does not react, or does not read its userfaultfd: the watchdog will
+ * bite. Once for each time. Fields: MIGRATION_ID, VMM_PID, LANE, REASON.
+ */
+#define MESSAGE_LANE_STANDS "6afbd673b44448b28414be50af03878b"
 
 /* ---- Lost pages, on the destination (postcopyd) ---- */
 
@@ -182,6 +206,12 @@
  * PEER, EXPORTER.
  */
 #define MESSAGE_EXPORTER_LEFT "76a385ff746149d9ae97d4f335136dcd"
+
+/*
+ * The agent is to end and does not yet, for the sake of a guest on another host. Fields:
+ * MIGRATION_ID, PEER, PEER_ADDRESS.
+ */
+#define MESSAGE_EXPORT_STOP_WAITS "474e4e8cbbc5402bb8a83df6386b33e0"
 
 /* The agent ends while exports live. Fields: LIVE_EXPORTS. */
 #define MESSAGE_EXPORTS_LEFT "530d30156167405daa75f563c89da31c"

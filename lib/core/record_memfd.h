@@ -15,8 +15,8 @@
 #include "core/cleanup.h"
 #include "core/error.h"
 #include "core/fdpass.h"
-#include "core/uuid.h"
 #include "core/kept_memfd.h"
+#include "core/uuid.h"
 
 #define RECORD_MAGIC "PCPYREC1"
 #define RECORD_SLOTS 2

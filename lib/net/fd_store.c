@@ -8,6 +8,8 @@
 #include "net/fd_store.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
@@ -16,6 +18,8 @@
 #include "core/log.h"
 
 #define BARRIER_TIMEOUT_US 5000000
+/* MAX_ARG_STRLEN is 32 pages; names are joined by colons, and others are passed, too: sockets. */
+#define NAMES_BYTES_MAX (128 * 1024 - 4096)
 
 struct stored {
 	UT_hash_handle hh;
@@ -25,6 +29,7 @@ struct stored {
 struct fd_store {
 	unsigned max; /* 0: there is none */
 	struct stored *names;
+	size_t names_bytes; /* each with what parts it from the next */
 };
 
 /* From systemd 254 on, for a unit that has a store. */
@@ -113,18 +118,32 @@ static int name_add(struct fd_store *s, const char *name)
 		return -EINVAL;
 	if (find(s, name))
 		return -EEXIST;
+	if (s->names_bytes + size > NAMES_BYTES_MAX)
+		return -E2BIG;
 	e = calloc(1, sizeof(*e) + size);
 	if (!e)
 		return -ENOMEM;
 	memcpy(e->name, name, size);
 	HASH_ADD_STR(s->names, name, e);
+	s->names_bytes += size;
 	return 0;
 }
 
 static void name_remove(struct fd_store *s, struct stored *e)
 {
 	HASH_DEL(s->names, e);
+	s->names_bytes -= strlen(e->name) + 1;
 	free(e);
+}
+
+/* More could not be passed to the next process: it would not even start. */
+static int names_full(const struct fd_store *s, struct error *err)
+{
+	return error_set(err, -ENOSPC,
+	                 "the names of the %u descriptors in the FD store fill the %d bytes that "
+	                 "can be passed to a program: wait until something ends, and set "
+	                 "fd_store_max and FileDescriptorStoreMax= to what fits",
+	                 fd_store_used(s), NAMES_BYTES_MAX);
 }
 
 int fd_store_add(struct fd_store *s, const char *name, int fd, struct error *err)
@@ -138,6 +157,8 @@ int fd_store_add(struct fd_store *s, const char *name, int fd, struct error *err
 	if (r < 0)
 		return r;
 	r = name_add(s, name);
+	if (r == -E2BIG)
+		return names_full(s, err);
 	if (r < 0)
 		return error_set_errno(err, r, "cannot keep \"%s\" in the FD store", name);
 	/* Watched, a userfaultfd or a socket whose peer has gone would be dropped without a word. */

@@ -7,7 +7,9 @@
  * protocol will do.
  *
  * The manager drops what is beyond FileDescriptorStoreMax= without a word, so it is
- * counted here. Where there is no store everything succeeds and nothing is kept.
+ * counted here; so are the names' bytes, for all of them are passed in one variable of
+ * the environment ($LISTEN_FDNAMES), and no program can be started with one of more
+ * than 128 KiB (MAX_ARG_STRLEN of Linux). Where there is no store everything succeeds and nothing is kept.
  * One thread.
  */
 #ifndef NET_FD_STORE_H
@@ -35,7 +37,10 @@ bool fd_store_present(const struct fd_store *s);
 unsigned fd_store_max(const struct fd_store *s);
 unsigned fd_store_used(const struct fd_store *s);
 
-/* -ENOSPC with a text that says what to do, unless n more have room. */
+/*
+ * -ENOSPC with a text that says what to do, unless n more have room; the names' bytes are
+ * looked at when they are added.
+ */
 int fd_store_check_room(const struct fd_store *s, size_t n, struct error *err);
 
 /*

@@ -3,10 +3,13 @@
  * A local connection of a daemon: messages with descriptors over a UNIX socket.
  * Used for the attach, control and export sockets.
  *
- * Each recvmsg() ends at the end of the prefix or of the message, so that
- * descriptors are never ascribed to the wrong message. Memory for a message
- * is bounded by the limit given, output by QUEUE_MAX, work by a wake-up by
- * MESSAGES_PER_TURN. Callbacks run only from the event handlers.
+ * Memory for a message is bounded by the limit given, output by QUEUE_MAX, work
+ * by a wake-up by MESSAGES_PER_TURN. Callbacks run only from the event handlers.
+ *
+ * A message stays in the socket until all of it is there (net/ipc_input.c), so
+ * the events are edge-triggered: bytes that are left are no reason to wake up.
+ * Hence always holds: the socket was found to have no whole message since the
+ * last edge, or its read event was added again and looks anew.
  */
 #include "net/ipc.h"
 
@@ -17,13 +20,18 @@
 #include <string.h>
 #include <sys/syscall.h>
 
+#include "net/ipc_input.h"
+
 #define PREFIX_BYTES 4
 #define QUEUE_MAX (4 * 1024 * 1024)
 #define MESSAGES_PER_TURN 16
-/* A bigger receive buffer is given back after its message. */
-#define KEEP_BYTES (64 * 1024)
 #define IPC_PRIORITY 2
 #define FLUSH_TIMEOUT_S 5
+/*
+ * So long may a message stay half in the socket. Its sender has died, or waits for
+ * us to take some: its send buffer does not hold all of it.
+ */
+#define STALL_US 100000
 
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
@@ -38,20 +46,14 @@ struct ipc_connection {
 	struct event read_event;
 	struct event write_event;
 	struct event end_event;
+	struct event stall_event;
 	bool in_handler;
 	bool freed;   /* within a handler, which then releases it */
 	bool closing; /* after the flush */
 	bool ended;   /* on_closed was called or is not wanted */
 	bool blocked; /* the socket is full */
 	struct error end_error;
-	size_t max_message_bytes;
-	uint8_t prefix[PREFIX_BYTES];
-	uint8_t *in; /* of the message under way */
-	size_t in_size;
-	size_t in_len;  /* its announced length, once the prefix is there */
-	size_t in_have; /* bytes so far, prefix included */
-	int fds[FDPASS_FDS_MAX];
-	size_t n_fds;
+	struct ipc_input in;
 	uint8_t *out;
 	size_t out_size;
 	size_t out_head;
@@ -63,20 +65,13 @@ static void connection_events_delete(struct ipc_connection *c)
 	event_del(&c->read_event);
 	event_del(&c->write_event);
 	event_del(&c->end_event);
-}
-
-static void connection_close_fds(struct ipc_connection *c)
-{
-	for (size_t i = 0; i < c->n_fds; i++)
-		close_fd(&c->fds[i]);
-	c->n_fds = 0;
+	event_del(&c->stall_event);
 }
 
 static void connection_release(struct ipc_connection *c)
 {
-	connection_close_fds(c);
+	ipc_input_fini(&c->in);
 	close_fd(&c->fd);
-	free(c->in);
 	free(c->out);
 	free(c);
 }
@@ -102,7 +97,7 @@ static void connection_end(struct ipc_connection *c, const struct error *err)
 		return;
 	c->ended = true;
 	connection_events_delete(c);
-	connection_close_fds(c);
+	ipc_input_close_fds(&c->in);
 	close_fd(&c->fd);
 	c->callbacks.on_closed(c, &last, c->user);
 }
@@ -213,103 +208,17 @@ void ipc_close_after_flush(struct ipc_connection *c)
 		event_add(&c->end_event, &flush_timeout);
 }
 
-static int in_take_prefix(struct ipc_connection *c, struct error *err)
-{
-	uint32_t len;
-	uint8_t *grown;
-
-	memcpy(&len, c->prefix, sizeof(len));
-	c->in_len = le32toh(len);
-	if (c->in_len > c->max_message_bytes)
-		return error_set(err, -EMSGSIZE, "message of %zu bytes, the limit is %zu",
-		                 c->in_len, c->max_message_bytes);
-	if (c->in_len <= c->in_size)
-		return 0;
-	grown = realloc(c->in, c->in_len);
-	if (!grown)
-		return error_set(err, -ENOMEM, "no memory for a message of %zu bytes", c->in_len);
-	c->in = grown;
-	c->in_size = c->in_len;
-	return 0;
-}
-
-/* Descriptors come with the first byte of a message, and at most FDPASS_FDS_MAX of them. */
-static ssize_t in_recv(struct ipc_connection *c, uint8_t *to, size_t len, struct error *err)
-{
-	int fds[FDPASS_FDS_MAX];
-	size_t n_fds = 0;
-	ssize_t n = fdpass_recv(c->fd, to, len, fds, FDPASS_FDS_MAX, &n_fds, MSG_DONTWAIT);
-
-	if (n == -E2BIG)
-		return error_set(err, -E2BIG, "a message came with more than %d descriptors",
-		                 FDPASS_FDS_MAX);
-	if (n < 0)
-		return n == -EAGAIN || n == -EINTR
-		               ? n
-		               : error_set_errno(err, (int)n, "cannot receive from the local peer");
-	if (n_fds > 0 && (c->in_have > 0 || n == 0)) {
-		for (size_t i = 0; i < n_fds; i++)
-			close(fds[i]);
-		return error_set(err, -EBADMSG, "descriptors came in the middle of a message");
-	}
-	if (n_fds > 0)
-		memcpy(c->fds, fds, n_fds * sizeof(fds[0]));
-	if (n_fds > 0)
-		c->n_fds = n_fds;
-	if (n == 0 && c->in_have > 0)
-		return error_set(
-		        err, -EBADMSG,
-		        "the local peer hung up in the middle of a message, after %zu bytes",
-		        c->in_have);
-	return n;
-}
-
-/* Returns 1 when a whole message is there, 0 at the end of the stream, -EAGAIN, other -errno. */
-static int in_fill(struct ipc_connection *c, struct error *err)
-{
-	for (;;) {
-		bool body = c->in_have >= PREFIX_BYTES;
-		size_t want = body ? PREFIX_BYTES + c->in_len : PREFIX_BYTES;
-		uint8_t *to = body ? c->in + (c->in_have - PREFIX_BYTES) : c->prefix + c->in_have;
-		ssize_t n;
-
-		if (body && c->in_have == want)
-			return 1;
-		n = in_recv(c, to, want - c->in_have, err);
-		if (n <= 0)
-			return (int)n;
-		c->in_have += (size_t)n;
-		if (!body && c->in_have == PREFIX_BYTES) {
-			int r = in_take_prefix(c, err);
-
-			if (r < 0)
-				return r;
-		}
-	}
-}
-
-static void in_reset(struct ipc_connection *c)
-{
-	connection_close_fds(c);
-	c->in_have = 0;
-	if (c->in_size <= KEEP_BYTES)
-		return;
-	free(c->in);
-	c->in = NULL;
-	c->in_size = 0;
-}
-
 /* Returns true when the next message may be looked for. */
-static bool in_deliver(struct ipc_connection *c)
+static bool connection_deliver(struct ipc_connection *c)
 {
-	static const uint8_t nothing[1];
 	struct error err = {0};
-	int r = c->callbacks.on_message(c, c->in_len ? c->in : nothing, c->in_len, c->fds, c->n_fds,
-	                                &err, c->user);
+	size_t len;
+	const uint8_t *body = ipc_input_body(&c->in, &len);
+	int r = c->callbacks.on_message(c, body, len, c->in.fds, c->in.n_fds, &err, c->user);
 
 	if (c->freed)
 		return false;
-	in_reset(c);
+	ipc_input_next(&c->in);
 	if (r == 0)
 		return !c->closing && !c->ended;
 	if (err.code == 0)
@@ -321,22 +230,40 @@ static bool in_deliver(struct ipc_connection *c)
 	return false;
 }
 
-static void connection_receive(struct ipc_connection *c)
+/* There may be more: adding the event anew finds it, when others have had their turn. */
+static void connection_look_again(struct ipc_connection *c)
 {
 	struct error err = {0};
 
-	for (int budget = MESSAGES_PER_TURN; budget > 0; budget--) {
-		int r = in_fill(c, &err);
+	event_del(&c->read_event);
+	if (event_add(&c->read_event, NULL) == 0)
+		return;
+	error_set_errno(&err, -ENOMEM, "cannot watch the connection");
+	connection_end(c, &err);
+}
 
-		if (r == -EAGAIN || r == -EINTR)
+static void connection_receive(struct ipc_connection *c)
+{
+	static const struct timeval stall = {.tv_usec = STALL_US};
+	struct error err = {0};
+
+	event_del(&c->stall_event);
+	for (int budget = MESSAGES_PER_TURN; budget > 0; budget--) {
+		int r = ipc_input_fill(&c->in, c->fd, &err);
+
+		if (r == -EAGAIN) {
+			if (c->in.incomplete)
+				event_add(&c->stall_event, &stall);
 			return;
+		}
 		if (r <= 0) {
 			connection_end(c, &err);
 			return;
 		}
-		if (!in_deliver(c))
+		if (!connection_deliver(c))
 			return;
 	}
+	connection_look_again(c);
 }
 
 static void connection_handle(struct ipc_connection *c, void (*work)(struct ipc_connection *c))
@@ -362,6 +289,19 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 	connection_handle(arg, connection_flush);
 }
 
+static void connection_receive_pieces(struct ipc_connection *c)
+{
+	c->in.piecewise = true;
+	connection_receive(c);
+}
+
+static void on_stall(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	connection_handle(arg, connection_receive_pieces);
+}
+
 /* What the peer had sent before it stopped listening is still delivered. */
 static void connection_end_now(struct ipc_connection *c)
 {
@@ -381,12 +321,14 @@ static int connection_watch(struct ipc_connection *c)
 {
 	struct event_base *base = loop_base(c->loop);
 
-	event_assign(&c->read_event, base, c->fd, EV_READ | EV_PERSIST, on_readable, c);
-	event_assign(&c->write_event, base, c->fd, EV_WRITE, on_writable, c);
+	event_assign(&c->read_event, base, c->fd, EV_READ | EV_PERSIST | EV_ET, on_readable, c);
+	event_assign(&c->write_event, base, c->fd, EV_WRITE | EV_ET, on_writable, c);
 	event_assign(&c->end_event, base, -1, 0, on_end, c);
+	event_assign(&c->stall_event, base, -1, 0, on_stall, c);
 	event_priority_set(&c->read_event, IPC_PRIORITY);
 	event_priority_set(&c->write_event, IPC_PRIORITY);
 	event_priority_set(&c->end_event, IPC_PRIORITY);
+	event_priority_set(&c->stall_event, IPC_PRIORITY);
 	return event_add(&c->read_event, NULL) < 0 ? -ENOMEM : 0;
 }
 
@@ -406,7 +348,7 @@ int ipc_connection_new(struct loop *loop, int fd, size_t max_message_bytes,
 	c->fd = fd;
 	c->callbacks = *callbacks;
 	c->user = user;
-	c->max_message_bytes = MIN(max_message_bytes, (size_t)FDPASS_MESSAGE_MAX);
+	c->in.max_message_bytes = MIN(max_message_bytes, (size_t)FDPASS_MESSAGE_MAX);
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &c->peer, &len) < 0)
 		r = -errno;
 	if (r == 0)
@@ -417,6 +359,11 @@ int ipc_connection_new(struct loop *loop, int fd, size_t max_message_bytes,
 	}
 	*ret = c;
 	return 0;
+}
+
+int ipc_fd(const struct ipc_connection *c)
+{
+	return c->fd;
 }
 
 const struct ucred *ipc_peer(const struct ipc_connection *c)

@@ -46,6 +46,9 @@ size_t ipc_queued(const struct ipc_connection *c);
 /* Send what is queued, then close; on_closed follows. */
 void ipc_close_after_flush(struct ipc_connection *c);
 
+/* Borrowed; -1 when it has ended. */
+int ipc_fd(const struct ipc_connection *c);
+
 /* SO_PEERCRED, taken when the connection was made. */
 const struct ucred *ipc_peer(const struct ipc_connection *c);
 

@@ -25,10 +25,20 @@
 #define OPTION_HELP 1000
 #define OPTION_VERSION 1001
 
+/* How long after SIGUSR1 an end is taken for the beginning of a restart. */
+#define RESTART_ANNOUNCED_US 10000000
+/* Each time the manager is asked for more patience than lasts until the next time. */
+#define PATIENCE_INTERVAL_S 2
+#define PATIENCE_TEXT "EXTEND_TIMEOUT_USEC=20000000"
+#define WATCHDOG_TICKS 4 /* in WATCHDOG_USEC */
+
 struct process {
 	const struct service *service;
 	struct loop *loop;
-	struct event *term, *interrupt, *hangup, *watchdog;
+	struct event *term, *interrupt, *hangup, *announce, *watchdog, *patience;
+	uint64_t watchdog_us;
+	uint64_t announced_us; /* when SIGUSR1 came; 0: it did not */
+	bool draining;         /* to end, but not yet */
 };
 
 static void long_options_fill(const struct service *s, struct option *to)
@@ -85,14 +95,56 @@ static void tell_ready(const struct service *s)
 		s->ready(s->user);
 }
 
+static bool restart_announced(const struct process *p)
+{
+	return p->announced_us && clock_monotonic_us() - p->announced_us < RESTART_ANNOUNCED_US;
+}
+
+static void on_patience(evutil_socket_t fd, short what, void *arg)
+{
+	(void)fd;
+	(void)what;
+	(void)arg;
+	/*
+	 * Not STOPPING=1 before the end: it would start the manager's clock, and stop its
+	 * watchdog, also where it did not ask for the stop.
+	 */
+	sd_notify(0, PATIENCE_TEXT);
+}
+
+static void drain_start(struct process *p)
+{
+	static const struct timeval interval = {.tv_sec = PATIENCE_INTERVAL_S};
+
+	p->draining = true;
+	on_patience(-1, 0, p);
+	event_add(p->patience, &interval);
+}
+
 static void on_end(evutil_socket_t number, short what, void *arg)
 {
 	struct process *p = arg;
+	const struct service_stop how = {
+	        .signal_name = sigabbrev_np((int)number),
+	        .forced = p->draining,
+	        .restarting = restart_announced(p),
+	};
 
 	(void)what;
-	p->service->stop(p->service->user, sigabbrev_np((int)number));
-	sd_notify(0, "STOPPING=1");
-	loop_stop(p->loop);
+	if (p->service->stop(p->service->user, &how) || p->draining)
+		loop_stop(p->loop);
+	else
+		drain_start(p);
+}
+
+static void on_announce(evutil_socket_t number, short what, void *arg)
+{
+	struct process *p = arg;
+
+	(void)number;
+	(void)what;
+	p->announced_us = clock_monotonic_us();
+	log_notice("received SIGUSR1: a restart is about to come");
 }
 
 static void on_hangup(evutil_socket_t number, short what, void *arg)
@@ -114,10 +166,12 @@ static void on_hangup(evutil_socket_t number, short what, void *arg)
 
 static void on_watchdog(evutil_socket_t fd, short what, void *arg)
 {
+	const struct process *p = arg;
+
 	(void)fd;
 	(void)what;
-	(void)arg;
-	sd_notify(0, "WATCHDOG=1");
+	if (!p->service->alive || p->service->alive(p->service->user, p->watchdog_us))
+		sd_notify(0, "WATCHDOG=1");
 }
 
 static int watch_signal(struct process *p, int number, event_callback_fn fn, struct event **ret)
@@ -129,12 +183,11 @@ static int watch_signal(struct process *p, int number, event_callback_fn fn, str
 static int watchdog_start(struct process *p)
 {
 	struct timeval tv;
-	uint64_t us;
 
-	if (sd_watchdog_enabled(0, &us) <= 0)
+	if (sd_watchdog_enabled(0, &p->watchdog_us) <= 0)
 		return 0;
-	tv.tv_sec = (time_t)(us / 2 / 1000000);
-	tv.tv_usec = (suseconds_t)(us / 2 % 1000000);
+	tv.tv_sec = (time_t)(p->watchdog_us / WATCHDOG_TICKS / 1000000);
+	tv.tv_usec = (suseconds_t)(p->watchdog_us / WATCHDOG_TICKS % 1000000);
 	p->watchdog = event_new(loop_base(p->loop), -1, EV_PERSIST, on_watchdog, p);
 	return p->watchdog && event_add(p->watchdog, &tv) == 0 ? 0 : -ENOMEM;
 }
@@ -148,14 +201,33 @@ static int events_start(struct process *p)
 	if (r == 0)
 		r = watch_signal(p, SIGHUP, on_hangup, &p->hangup);
 	if (r == 0)
+		r = watch_signal(p, SIGUSR1, on_announce, &p->announce);
+	if (r == 0)
 		r = watchdog_start(p);
-	return r;
+	if (r < 0)
+		return r;
+	p->patience = event_new(loop_base(p->loop), -1, EV_PERSIST, on_patience, p);
+	return p->patience ? 0 : -ENOMEM;
+}
+
+/* Nobody listens any more: a signal would kill it before its last words. */
+static void signals_block(void)
+{
+	static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1};
+	sigset_t set;
+
+	sigemptyset(&set);
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		sigaddset(&set, numbers[i]);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
 static void events_end(struct process *p)
 {
-	struct event *events[] = {p->term, p->interrupt, p->hangup, p->watchdog};
+	struct event *events[] = {p->term,     p->interrupt, p->hangup,
+	                          p->announce, p->watchdog,  p->patience};
 
+	signals_block();
 	for (size_t i = 0; i < ARRAY_SIZE(events); i++)
 		if (events[i])
 			event_free(events[i]);
@@ -179,6 +251,7 @@ static int process_run(struct process *p)
 		log_notice("%s " PROJECT_VERSION " is ready", s->name);
 		tell_ready(s);
 		r = loop_run(p->loop);
+		sd_notify(0, "STOPPING=1");
 	}
 	if (r < 0)
 		log_error("main loop: %s", strerror(-r));

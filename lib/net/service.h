@@ -6,7 +6,9 @@
 #ifndef NET_SERVICE_H
 #define NET_SERVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -18,6 +20,13 @@
 struct service_option {
 	const char *name;
 	const char **value;
+};
+
+/* Why a daemon is to end. */
+struct service_stop {
+	const char *signal_name; /* "TERM" */
+	bool forced;             /* not the first such signal: nothing is waited for */
+	bool restarting;         /* SIGUSR1 came just before: another one will be started at once */
 };
 
 /* Each function is called with user. Those that fail fill err; it is logged here. */
@@ -35,8 +44,17 @@ struct service {
 	int (*reload)(void *user, struct error *err);
 	/* NULL, or: it has started or reloaded; may tell systemd a STATUS. */
 	void (*ready)(void *user);
-	/* A signal ends it ("TERM"): log it. The loop returns after this. */
-	void (*stop)(void *user, const char *signal_name);
+	/*
+	 * SIGTERM or SIGINT: log it. True: it ends now; always when forced. False: somebody depends
+	 * on it. It goes on as before until it calls loop_stop() itself or a second signal
+	 * comes, and the manager is asked for patience meanwhile.
+	 */
+	bool (*stop)(void *user, const struct service_stop *how);
+	/*
+	 * NULL, or: whether it works, as far as can be seen. Asked several times in
+	 * allowed_us, after which the watchdog is to bite; it has logged what stands still.
+	 */
+	bool (*alive)(void *user, uint64_t allowed_us);
 	/* Release everything, also after a failure, last of all. */
 	void (*end)(void *user);
 	void *user;

@@ -62,6 +62,7 @@ static int decode_state(const Postcopy__Attach__V1__StateEvent *in, struct attac
 		return r;
 	ret->type = ATTACH_REPLY_STATE;
 	ret->final = in->final;
+	ret->restarted = in->restarted;
 	return text_get(in->text, sizeof(ret->text), TEXT_FREE, "StateEvent.text", ret->text, err);
 }
 
@@ -125,6 +126,7 @@ int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret
 	if (r < 0)
 		return r;
 	in = (const Postcopy__Attach__V1__AttachReply *)m;
+	reply.id = in->id;
 	if (in->reply_case == PB(ATTACH_REPLY__REPLY_ACK))
 		r = decode_ack(in->ack, &reply, err);
 	else if (in->reply_case == PB(ATTACH_REPLY__REPLY_STATE))
@@ -160,6 +162,7 @@ static int encode_poison_list(const struct attach_reply *r, uint8_t **ret, size_
 	list.more = r->more;
 	reply.reply_case = PB(ATTACH_REPLY__REPLY_POISON_LIST);
 	reply.poison_list = &list;
+	reply.id = r->id;
 	return body_pack(&reply.base, ret, ret_len);
 }
 
@@ -170,6 +173,7 @@ int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret
 	Postcopy__Attach__V1__Ack ack = POSTCOPY__ATTACH__V1__ACK__INIT;
 	char text[WIRE_ERROR_TEXT_MAX];
 
+	reply.id = r->id;
 	text_clean(r->text, sizeof(r->text), text);
 	if (r->type == ATTACH_REPLY_ACK) {
 		if (r->error < 0 || r->error > ERRNO_LARGEST)
@@ -184,6 +188,7 @@ int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret
 		state.state = (char *)r->state;
 		state.text = text;
 		state.final = r->final;
+		state.restarted = r->restarted;
 		reply.reply_case = PB(ATTACH_REPLY__REPLY_STATE);
 		reply.state = &state;
 	} else if (r->type == ATTACH_REPLY_POISON_LIST) {

@@ -87,6 +87,7 @@ enum attach_request_type {
 
 struct attach_request {
 	enum attach_request_type type;
+	uint32_t id;                    /* the sender's number, comes back in the answer; 0: none */
 	uint32_t version;               /* attach, export */
 	struct uuid migration_id;       /* attach, export */
 	uint8_t token[TOKEN_BYTES_MAX]; /* attach, export */
@@ -124,9 +125,11 @@ enum attach_reply_type {
 
 struct attach_reply {
 	enum attach_reply_type type;
+	uint32_t id;                  /* ack, poison list: the request's; 0: none */
 	int error;                    /* ack: 0 or a positive errno */
 	char state[ATTACH_STATE_MAX]; /* state */
 	bool final;                   /* state */
+	bool restarted;               /* state: by a daemon that took the connection over */
 	char text[WIRE_ERROR_TEXT_MAX];
 	/* Poison list: wire pages, ascending, not overlapping; more only with a range. */
 	struct poison_range ranges[POISON_LIST_MAX];

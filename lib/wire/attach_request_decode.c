@@ -197,6 +197,7 @@ static int decode_body(const PbRequest *in, struct attach_request *ret, struct e
 {
 	/* The type first: attach_request_free() needs it to find what to release. */
 	ret->type = (enum attach_request_type)in->request_case;
+	ret->id = in->id;
 	switch (ret->type) {
 	case ATTACH_REQUEST_ATTACH:
 		return decode_attach(in->attach, ret, err);

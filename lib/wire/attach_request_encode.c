@@ -143,6 +143,7 @@ int attach_request_encode(const struct attach_request *r, uint8_t **ret, size_t 
 	Postcopy__Attach__V1__ListPoison list = POSTCOPY__ATTACH__V1__LIST_POISON__INIT;
 
 	out.request_case = (Postcopy__Attach__V1__AttachRequest__RequestCase)r->type;
+	out.id = r->id;
 	switch (r->type) {
 	case ATTACH_REQUEST_ATTACH:
 		if (r->attach.n_regions > REGIONS_MAX || r->attach.n_uffds > ATTACH_UFFDS_MAX)

@@ -98,6 +98,8 @@ static void numbers_get(const PbRecord *in, struct state_message *ret)
 	ret->paused_us = in->paused_us;
 	ret->paused_since_us = in->paused_since_us;
 	ret->reconnects = in->reconnects;
+	ret->ended_us = in->ended_us;
+	ret->ended_remaining = in->ended_remaining;
 }
 
 static int record_get(const PbRecord *in, struct state_message *ret, struct error *err)
@@ -163,6 +165,8 @@ static void numbers_put(const struct state_message *m, PbRecord *out)
 	out->paused_us = m->paused_us;
 	out->paused_since_us = m->paused_since_us;
 	out->reconnects = m->reconnects;
+	out->ended_us = m->ended_us;
+	out->ended_remaining = m->ended_remaining;
 }
 
 static bool encodable(const struct state_message *m)

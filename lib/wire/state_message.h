@@ -40,6 +40,8 @@ struct state_message {
 	uint64_t paused_us;
 	uint64_t paused_since_us;
 	uint64_t reconnects;
+	uint64_t ended_us;
+	uint64_t ended_remaining;
 };
 
 /*

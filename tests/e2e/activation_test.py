@@ -41,7 +41,7 @@ os.execv(argv[0], argv)
 class ByParent(Bed):
     """Both programs get their sockets from a small parent, and something they do not know."""
 
-    extra = "00000000-0000-4000-8000-000000000000.unknown"
+    extra = "something.unknown"
 
     def sockets(self, name):
         return {n: self.dir / file for n, file in NAMES[name].items()}
@@ -58,7 +58,7 @@ class BySocketActivate(ByParent):
 
     def command(self, name, program, config):
         sockets = self.sockets(name)
-        passed_on = ["NOTIFY_SOCKET", *(k for k in os.environ if k.endswith("SAN_OPTIONS"))]
+        passed_on = ["NOTIFY_SOCKET", "FDSTORE", *(k for k in os.environ if k.endswith("SAN_OPTIONS"))]
         argv = ["systemd-socket-activate", "--fdname=" + ":".join(sockets)]
         argv += [f"--listen={path}" for path in sockets.values()]
         argv += [f"--setenv={key}" for key in passed_on]

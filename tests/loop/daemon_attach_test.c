@@ -7,7 +7,11 @@
 #include "daemon_fixture.h"
 
 #include <poll.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
+
+#include "daemon/attach_postcopy.h"
+#include "daemon/attach_server.h"
 
 /* Attach on a fresh connection; expect this errno and text, and that nothing has happened. */
 static void refused(const struct fixture *f, const struct attach_request *request, const int *fds,
@@ -255,16 +259,24 @@ static void test_attach_twice(void **state)
 	done(&b);
 }
 
+/* The next message that is no news of the state. */
+static struct attach_reply answer_recv(int sock)
+{
+	struct attach_reply reply = {0};
+
+	do {
+		attach_recv(sock, &reply);
+		assert_false(reply.restarted);
+	} while (reply.type == ATTACH_REPLY_STATE);
+	return reply;
+}
+
 static struct attach_reply list_ask(int sock, uint64_t from)
 {
 	struct attach_request ask = {.type = ATTACH_REQUEST_LIST_POISON, .list_poison = {{from}}};
-	struct attach_reply reply = {0};
 
 	attach_send(sock, &ask, NULL, 0);
-	do
-		attach_recv(sock, &reply);
-	while (reply.type == ATTACH_REPLY_STATE);
-	return reply;
+	return answer_recv(sock);
 }
 
 /* A VMM with a migration of its own; the connection stays. */
@@ -363,6 +375,192 @@ static void test_list_poison(void **state)
 	done(&c);
 }
 
+/* A second attach server beside the daemon's, as the next daemon has one. */
+struct next_server {
+	struct attach_server *server;
+	char path[PKI_PATH_MAX];
+	const char *protocol;
+	uint8_t id;
+	int fd; /* to be adopted */
+	int result;
+};
+
+static void next_server_start(struct fixture *f, void *arg)
+{
+	struct next_server *n = arg;
+	struct error err = {0};
+
+	pki_path(f->pki, "next.sock", n->path);
+	assert_int_equal(attach_server_new(daemon_migrations(f->daemon), &n->server), 0);
+	if (attach_server_listen(n->server, &attach_protocol_postcopy, "next", n->path, 0600,
+	                         &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void next_server_adopt(struct fixture *f, void *arg)
+{
+	struct next_server *n = arg;
+	struct uuid id = test_id(n->id);
+	struct migration *m = migration_table_find(daemon_migrations(f->daemon), &id);
+
+	assert_non_null(m);
+	n->result = attach_server_adopt(n->server, n->protocol, n->fd, m);
+}
+
+static void next_server_stop(struct fixture *f, void *arg)
+{
+	struct next_server *n = arg;
+
+	(void)f;
+	n->server = attach_server_free(n->server);
+}
+
+/* The VMM's end of a connection that the next server has adopted; blocking, as VMMs have it. */
+static int adopted(struct fixture *f, struct next_server *n, uint8_t id)
+{
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	n->protocol = "postcopy";
+	n->id = id;
+	n->fd = fds[1];
+	fixture_call(f, next_server_adopt, n);
+	assert_int_equal(n->result, 0);
+	return fds[0];
+}
+
+/*
+ * Promise: a connection from before a restart is told the state, marked restarted,
+ * and then is what it was: it may ask what is lost, hears of the end, cannot
+ * attach a second time, and answers carry the requests' numbers.
+ */
+static void test_adopted_connection(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	struct fixture *f = *state;
+	struct attach_request ask = {.type = ATTACH_REQUEST_LIST_POISON, .id = 41};
+	struct control_request cancel = simple_request(CONTROL_REQUEST_CANCEL, 1);
+	struct control_response response = {0};
+	struct next_server next = {0};
+	struct attach_reply reply = {0};
+	int first = attached(&b, 1), sock;
+
+	operator_poisons(f, 1, 3, 2);
+	lost_await(f, 1, UINT64_C(2) * 4096);
+	fixture_call(f, next_server_start, &next);
+	sock = adopted(f, &next, 1);
+	attach_recv(sock, &reply);
+	assert_int_equal(reply.type, ATTACH_REPLY_STATE);
+	assert_string_equal(reply.state, "active");
+	assert_string_not_equal(reply.text, "");
+	assert_true(reply.restarted && !reply.final);
+	attach_send(sock, &ask, NULL, 0);
+	reply = answer_recv(sock);
+	assert_int_equal(reply.type, ATTACH_REPLY_POISON_LIST);
+	assert_int_equal(reply.id, 41);
+	assert_int_equal(reply.n_ranges, 1);
+	assert_int_equal(reply.ranges[0].gpa.addr, REGION_GPA + UINT64_C(3) * 4096);
+	b.request.id = 42;
+	attach_send(sock, &b.request, &b.uffd, 1);
+	reply = answer_recv(sock);
+	assert_int_equal(reply.type, ATTACH_REPLY_ACK);
+	assert_int_equal(reply.id, 42);
+	assert_int_equal(reply.error, EBUSY);
+	cancel.cancel.force = true;
+	control_call(f, &cancel, &response);
+	control_response_free(&response);
+	do {
+		attach_recv(sock, &reply);
+		assert_false(reply.restarted);
+	} while (!reply.final);
+	assert_string_equal(reply.state, "cancelled");
+	close(sock);
+	fixture_call(f, next_server_stop, &next);
+	close(first);
+	done(&b);
+}
+
+/* Whether the migration knows that the connection has ended, and looks for its VMM. */
+static void hung_up_look(struct fixture *f, void *arg)
+{
+	struct uuid id = test_id(1);
+	struct migration *m = migration_table_find(daemon_migrations(f->daemon), &id);
+
+	assert_non_null(m);
+	/* One that has ended has no timer once it is released. */
+	*(bool *)arg = m->vmm_alive_timer && event_pending(m->vmm_alive_timer, EV_TIMEOUT, NULL);
+}
+
+/* Promise: the migration hears of it when the VMM of an adopted connection hangs up. */
+static void test_adopted_hangs_up(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	struct fixture *f = *state;
+	struct next_server next = {0};
+	int first = attached(&b, 1);
+	bool hung_up = true;
+
+	fixture_call(f, next_server_start, &next);
+	fixture_call(f, hung_up_look, &hung_up);
+	assert_false(hung_up);
+	close(adopted(f, &next, 1));
+	for (int tries = 0; !hung_up && tries < 1000; tries++) {
+		poll(NULL, 0, tries ? 10 : 0);
+		fixture_call(f, hung_up_look, &hung_up);
+	}
+	assert_true(hung_up);
+	fixture_call(f, next_server_stop, &next);
+	close(first);
+	done(&b);
+}
+
+/* Promise: one that is adopted for what has ended is told the end, and may go. */
+static void test_adopted_after_the_end(void **state)
+{
+	struct bad_attach b = good_attach(state);
+	struct fixture *f = *state;
+	struct control_request cancel = simple_request(CONTROL_REQUEST_CANCEL, 1);
+	struct control_response response = {0};
+	struct next_server next = {0};
+	struct attach_reply reply = {0};
+	bool hung_up = true;
+	int sock;
+
+	control_call(f, &cancel, &response);
+	control_response_free(&response);
+	fixture_call(f, next_server_start, &next);
+	sock = adopted(f, &next, 1);
+	attach_recv(sock, &reply);
+	assert_string_equal(reply.state, "cancelled");
+	assert_true(reply.final && reply.restarted);
+	assert_int_equal(list_ask(sock, 0).n_ranges, 0);
+	close(sock);
+	assert_string_equal(state_of(f, 1, reply.state), "cancelled"); /* the loop went round */
+	fixture_call(f, hung_up_look, &hung_up);
+	assert_false(hung_up);
+	fixture_call(f, next_server_stop, &next);
+	done(&b);
+}
+
+/* Promise: a connection of a protocol that nobody speaks here is refused and closed. */
+static void test_adopt_unknown_protocol(void **state)
+{
+	struct fixture *f = *state;
+	struct next_server next = {.protocol = "telepathy", .id = 1};
+	int fds[2];
+	char byte;
+
+	start_migration(f, 1);
+	fixture_call(f, next_server_start, &next);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	next.fd = fds[1];
+	fixture_call(f, next_server_adopt, &next);
+	assert_int_equal(next.result, -ENOENT);
+	assert_int_equal(read(fds[0], &byte, 1), 0);
+	close(fds[0]);
+	fixture_call(f, next_server_stop, &next);
+}
+
 /* A VMM that attaches and ends when told to. Never returns. */
 static void vmm_process(const char *path, int go)
 {
@@ -442,6 +640,10 @@ int main(void)
 	        WITH_DAEMON(test_garbage),
 	        WITH_DAEMON(test_attach_twice),
 	        WITH_DAEMON(test_list_poison),
+	        WITH_DAEMON(test_adopted_connection),
+	        WITH_DAEMON(test_adopted_hangs_up),
+	        WITH_DAEMON(test_adopted_after_the_end),
+	        WITH_DAEMON(test_adopt_unknown_protocol),
 	};
 
 	if (require_uffd() < 0)

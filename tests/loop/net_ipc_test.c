@@ -14,8 +14,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/un.h>
 
@@ -28,6 +30,7 @@ struct server {
 	struct loop *loop;
 	struct ipc_connection *c;
 	int peer; /* the client's end, blocking */
+	int dup;  /* of the server's end: what the next process would find */
 	unsigned n_messages;
 	unsigned stop_at;
 	size_t last_len;
@@ -75,7 +78,7 @@ static void on_closed(struct ipc_connection *c, const struct error *err, void *u
 	loop_stop(s->loop);
 }
 
-static struct server *server_new(void)
+static struct server *server_new_with(size_t limit)
 {
 	static const struct ipc_callbacks callbacks = {on_message, on_closed};
 	struct server *s = calloc(1, sizeof(*s));
@@ -84,15 +87,23 @@ static struct server *server_new(void)
 	assert_non_null(s);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	assert_int_equal(evutil_make_socket_nonblocking(fds[0]), 0);
+	s->dup = fcntl(fds[0], F_DUPFD_CLOEXEC, 0);
+	assert_true(s->dup >= 0);
 	assert_int_equal(loop_new(&s->loop), 0);
-	assert_int_equal(ipc_connection_new(s->loop, fds[0], LIMIT, &callbacks, s, &s->c), 0);
+	assert_int_equal(ipc_connection_new(s->loop, fds[0], limit, &callbacks, s, &s->c), 0);
 	s->peer = fds[1];
 	return s;
+}
+
+static struct server *server_new(void)
+{
+	return server_new_with(LIMIT);
 }
 
 static void server_free(struct server *s)
 {
 	ipc_connection_free(s->c);
+	close_fd(&s->dup);
 	close_fd(&s->peer);
 	loop_free(s->loop);
 	free(s);
@@ -163,6 +174,168 @@ static void message_in_single_bytes(void **state)
 	server_free(s);
 }
 
+static size_t unread_bytes(const struct server *s)
+{
+	int n;
+
+	assert_int_equal(ioctl(s->dup, FIONREAD, &n), 0);
+	return (size_t)n;
+}
+
+static uint8_t big[FDPASS_MESSAGE_MAX];
+
+/* A message with that many bytes in its body, all different for a while, in big. */
+static size_t big_message(size_t len)
+{
+	uint32_t prefix = htole32((uint32_t)len);
+
+	for (size_t i = 0; i < len; i++)
+		big[4 + i] = (uint8_t)(i * 7 + i / 251);
+	memcpy(big, &prefix, sizeof(prefix));
+	return 4 + len;
+}
+
+static void unfinished_case(size_t len, size_t missing)
+{
+	struct server *s = server_new_with(FDPASS_MESSAGE_MAX);
+	static uint8_t found[FDPASS_MESSAGE_MAX];
+	size_t total = big_message(len), sent = total - missing;
+
+	s->stop_at = 2;
+	assert_int_equal(fdpass_send_message(s->peer, "first", 5, NULL, 0), 0);
+	assert_int_equal(send(s->peer, big, sent, MSG_DONTWAIT), sent);
+	event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+	assert_int_equal(s->n_messages, 1);
+	if (unread_bytes(s) != sent)
+		fail_msg("of %zu bytes, %zu of them sent, %zu are left", total, sent,
+		         unread_bytes(s));
+	assert_int_equal(recv(s->dup, found, sent, MSG_PEEK | MSG_DONTWAIT), sent);
+	assert_memory_equal(found, big, sent);
+	assert_int_equal(send(s->peer, big + sent, missing, MSG_DONTWAIT), missing);
+	run(s);
+	assert_int_equal(s->n_messages, 2);
+	assert_int_equal(s->last_len, len);
+	assert_memory_equal(s->last, big + 4, len);
+	assert_int_equal(unread_bytes(s), 0);
+	server_free(s);
+}
+
+/* Promise: who dies in the middle of a message leaves all of it to the next process. */
+static void unfinished_message_stays_in_the_socket(void **state)
+{
+	(void)state;
+	unfinished_case(1, 1);
+	unfinished_case(1, 3); /* half a prefix */
+	unfinished_case(4000, 1);
+	unfinished_case(40000, 39000);
+	unfinished_case(100 * 1024, 1);
+}
+
+/* Promise: a message is taken alone; what comes after it is left from its beginning. */
+static void next_message_stays_in_the_socket(void **state)
+{
+	struct server *s = server_new_with(FDPASS_MESSAGE_MAX);
+	size_t total = big_message(100 * 1024);
+	uint8_t found[7];
+
+	(void)state;
+	assert_int_equal(send(s->peer, big, total, MSG_DONTWAIT), total);
+	assert_int_equal(fdpass_send_message(s->peer, "two", 3, NULL, 0), 0);
+	s->free_in_message = true;
+	run(s);
+	assert_int_equal(s->last_len, 100 * 1024);
+	assert_int_equal(recv(s->dup, found, sizeof(found), MSG_DONTWAIT), sizeof(found));
+	assert_memory_equal(found, "\3\0\0\0two", 7);
+	server_free(s);
+}
+
+static uint64_t cpu_us(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}
+
+/* Promise: half a message costs no time while it waits for the rest, nor for ever after. */
+static void unfinished_message_does_not_spin(void **state)
+{
+	static const struct timeval while_ = {.tv_usec = 300000};
+	struct server *s = server_new();
+	uint64_t before;
+
+	(void)state;
+	assert_int_equal(write(s->peer, "\5\0\0\0he", 6), 6);
+	event_base_loopexit(loop_base(s->loop), &while_);
+	before = cpu_us();
+	assert_int_equal(loop_run(s->loop), 0);
+	assert_true(cpu_us() - before < 75000);
+	s->stop_at = 1;
+	assert_int_equal(write(s->peer, "llo", 3), 3);
+	run(s);
+	assert_memory_equal(s->last, "hello", 5);
+	server_free(s);
+}
+
+/* Promise: more messages than one wake-up takes are all found, though no further one comes. */
+static void many_messages_at_once(void **state)
+{
+	struct server *s = server_new();
+
+	(void)state;
+	for (uint8_t i = 0; i < 100; i++)
+		assert_int_equal(fdpass_send_message(s->peer, &i, 1, NULL, 0), 0);
+	s->stop_at = 100;
+	run(s);
+	assert_int_equal(s->n_messages, 100);
+	assert_int_equal(s->last[0], 99);
+	server_free(s);
+}
+
+struct sender {
+	int sock;
+	size_t len;
+	int result;
+};
+
+static void *sender_run(void *arg)
+{
+	struct sender *sender = arg;
+
+	sender->result = fdpass_send_message(sender->sock, big + 4, sender->len, NULL, 0);
+	return NULL;
+}
+
+/* Promise: a message that the socket cannot hold at once arrives all the same. */
+static void message_bigger_than_the_socket(void **state)
+{
+	static const struct {
+		size_t len;
+		int send_buffer;
+	} cases[] = {{60000, 4608}, {FDPASS_MESSAGE_MAX - 4, 0}};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct server *s = server_new_with(FDPASS_MESSAGE_MAX);
+		struct sender sender = {s->peer, cases[i].len, -1};
+		pthread_t thread;
+
+		big_message(cases[i].len);
+		if (cases[i].send_buffer)
+			assert_int_equal(setsockopt(s->peer, SOL_SOCKET, SO_SNDBUF,
+			                            &cases[i].send_buffer, sizeof(int)),
+			                 0);
+		s->stop_at = 1;
+		assert_int_equal(pthread_create(&thread, NULL, sender_run, &sender), 0);
+		run(s);
+		pthread_join(thread, NULL);
+		assert_int_equal(sender.result, 0);
+		assert_int_equal(s->last_len, cases[i].len);
+		assert_memory_equal(s->last, big + 4, cases[i].len);
+		server_free(s);
+	}
+}
+
 /* Two messages in the socket at once: the descriptors belong to the second. */
 static void descriptors_come_with_their_message(void **state)
 {
@@ -211,6 +384,31 @@ static void send_raw(int fd, const void *buf, size_t len, const int *fds, size_t
 	cmsg->cmsg_len = CMSG_LEN(sizeof(int) * n_fds);
 	memcpy(CMSG_DATA(cmsg), fds, sizeof(int) * n_fds);
 	assert_int_equal(sendmsg(fd, &msg, MSG_NOSIGNAL), len);
+}
+
+/* Promise: it makes no difference how a client cuts the message that its descriptors begin. */
+static void descriptors_come_in_any_cut(void **state)
+{
+	size_t before = proc_self_n_fds();
+	struct server *s = server_new();
+	uint8_t message[] = {4, 0, 0, 0, 'f', 'd', 's', '!'};
+	int fd = 0;
+
+	(void)state;
+	for (size_t cut = 1; cut < sizeof(message); cut++) {
+		send_raw(s->peer, message, cut, &fd, 1);
+		if (cut % 2)
+			event_base_loop(loop_base(s->loop), EVLOOP_NONBLOCK);
+		assert_int_equal(write(s->peer, message + cut, sizeof(message) - cut),
+		                 sizeof(message) - cut);
+		s->stop_at++;
+		run(s);
+		assert_int_equal(s->n_messages, cut);
+		assert_int_equal(s->n_fds, 1);
+		assert_memory_equal(s->last, "fds!", 4);
+	}
+	server_free(s);
+	assert_int_equal(proc_self_n_fds(), before);
 }
 
 static void too_many_descriptors_end_it(void **state)
@@ -474,7 +672,13 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(messages_arrive_whole),
 	        cmocka_unit_test(message_in_single_bytes),
+	        cmocka_unit_test(unfinished_message_stays_in_the_socket),
+	        cmocka_unit_test(next_message_stays_in_the_socket),
+	        cmocka_unit_test(unfinished_message_does_not_spin),
+	        cmocka_unit_test(many_messages_at_once),
+	        cmocka_unit_test(message_bigger_than_the_socket),
 	        cmocka_unit_test(descriptors_come_with_their_message),
+	        cmocka_unit_test(descriptors_come_in_any_cut),
 	        cmocka_unit_test(too_many_descriptors_end_it),
 	        cmocka_unit_test(descriptors_in_the_middle_end_it),
 	        cmocka_unit_test(oversize_ends_it),

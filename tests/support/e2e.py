@@ -26,6 +26,7 @@ BUILD = pathlib.Path(os.environ.get("POSTCOPY_BUILD", ROOT / "build/release"))
 SANITIZED = bool(os.environ.get("SANITIZE"))
 # Everything is several times slower under a sanitizer; nobody waits for a deadline that is met.
 PATIENCE = int(os.environ.get("POSTCOPY_PATIENCE", 90 if SANITIZED else 45))
+STOP_PATIENCE = 2
 # Cut larger regions to so many MiB, where a guest is slow or has little memory.
 LARGEST = int(os.environ.get("POSTCOPY_LARGEST", 0))
 
@@ -107,6 +108,15 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(sig)
         return self.popen.wait(PATIENCE)
+
+    def stop(self):
+        """SIGTERM, and another one for a daemon that waits for guests that are gone."""
+        try:
+            if self.popen.poll() is None:
+                self.popen.send_signal(signal.SIGTERM)
+            return self.popen.wait(STOP_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return self.kill(signal.SIGTERM)
 
     def all(self, name):
         return [value for event, value in self.events if event == name]
@@ -383,7 +393,7 @@ class Bed:
             notify.bind(str(path))
             notify.settimeout(0.1)
             process = Process(self, name, self.command(name, program, config),
-                              {"NOTIFY_SOCKET": str(path)})
+                              {"NOTIFY_SOCKET": str(path), "FDSTORE": "0"})
             deadline = time.monotonic() + PATIENCE
             while True:
                 try:
@@ -428,7 +438,7 @@ class Bed:
                     process.kill()
             for process in (self.daemon, self.agent):
                 alive = process.popen.poll() is None
-                status = process.kill(signal.SIGTERM)
+                status = process.stop()
                 if alive and status != 0 and not failed:
                     failed = True
                     raise AssertionError(f"{process.name}: exit status {status} after SIGTERM")

@@ -16,8 +16,9 @@ collect() {
 	for service in postcopyd postcopy-sourced; do
 		program=$(find "$2/daemon" "$2/source" -maxdepth 1 -type f -name "$service")
 		[[ -x $program ]] || { echo "SKIP: $service is not built in $2" && exit 77; }
-		sed "s,^ExecStart=[^ ]*,ExecStart=$program," "$2/systemd/$service.service" \
-			>"$scratch/units/$service.service"
+		sed -e "s,^ExecStart=[^ ]*,ExecStart=$program," \
+			-e "s,^\(Exec[A-Z][a-z]*=+\)[^ ]*/postcopy[a-z-]*/,\1$1/systemd/libexec/," \
+			"$2/systemd/$service.service" >"$scratch/units/$service.service"
 	done
 }
 

@@ -69,17 +69,34 @@ static inline void fake_reply(struct fake *f, const struct attach_reply *reply)
 	FAKE_CHECK(f, fdpass_send_message(f->server.sock, body, len, NULL, 0) == 0);
 }
 
-static inline void fake_ack(struct fake *f, int error, const char *text)
+/* An answer to the request of this number. */
+static inline void fake_ack_to(struct fake *f, uint32_t id, int error, const char *text)
 {
-	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .error = error};
+	struct attach_reply reply = {.type = ATTACH_REPLY_ACK, .id = id, .error = error};
 
 	snprintf(reply.text, sizeof(reply.text), "%s", text);
 	fake_reply(f, &reply);
 }
 
+/* As a daemon answers that knows no numbers. */
+static inline void fake_ack(struct fake *f, int error, const char *text)
+{
+	fake_ack_to(f, 0, error, text);
+}
+
 static inline void fake_state(struct fake *f, const char *state, const char *text, bool final)
 {
 	struct attach_reply reply = {.type = ATTACH_REPLY_STATE, .final = final};
+
+	snprintf(reply.state, sizeof(reply.state), "%s", state);
+	snprintf(reply.text, sizeof(reply.text), "%s", text);
+	fake_reply(f, &reply);
+}
+
+/* Another daemon takes the connection over. */
+static inline void fake_restarted(struct fake *f, const char *state, const char *text)
+{
+	struct attach_reply reply = {.type = ATTACH_REPLY_STATE, .restarted = true};
 
 	snprintf(reply.state, sizeof(reply.state), "%s", state);
 	snprintf(reply.text, sizeof(reply.text), "%s", text);

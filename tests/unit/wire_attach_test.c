@@ -274,6 +274,41 @@ static void replies(void **state)
 	assert_string_equal(got.text, "bell?");
 }
 
+/* Promise: numbers come back as they were sent; without one, old peers see what they always did. */
+static void request_and_reply_ids(void **state)
+{
+	struct attach_request freeze = {.type = ATTACH_REQUEST_FREEZE, .id = UINT32_MAX};
+	struct attach_reply ack = {.type = ATTACH_REPLY_ACK, .id = 77};
+	struct attach_reply event = {
+	        .type = ATTACH_REPLY_STATE, .state = "active", .restarted = true};
+	struct attach_reply got;
+	uint8_t *buf;
+	size_t len;
+
+	(void)state;
+	assert_true(turn(&freeze).id == UINT32_MAX);
+	freeze.id = 0;
+	assert_int_equal(attach_request_encode(&freeze, &buf, &len), 0);
+	assert_int_equal(len, 2);
+	assert_memory_equal(buf, "\x1a\0", 2);
+	free(buf);
+	assert_int_equal(attach_reply_encode(&ack, &buf, &len), 0);
+	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_int_equal(got.id, 77);
+	assert_int_equal(attach_reply_decode((const uint8_t *)"\x0a\0", 2, &got, NULL), 0);
+	assert_int_equal(got.id, 0);
+	assert_int_equal(attach_reply_encode(&event, &buf, &len), 0);
+	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_true(got.restarted);
+	event.restarted = false;
+	assert_int_equal(attach_reply_encode(&event, &buf, &len), 0);
+	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_false(got.restarted);
+}
+
 static void refuse_reply(const void *buf, size_t len, const char *text)
 {
 	struct error err = {0};
@@ -300,7 +335,11 @@ static void bad_replies(void **state)
 static struct attach_reply full_list(void)
 {
 	struct attach_reply r = {
-	        .type = ATTACH_REPLY_POISON_LIST, .n_ranges = POISON_LIST_MAX, .more = true};
+	        .type = ATTACH_REPLY_POISON_LIST,
+	        .id = UINT32_MAX,
+	        .n_ranges = POISON_LIST_MAX,
+	        .more = true,
+	};
 
 	for (uint64_t i = 0; i < POISON_LIST_MAX; i++)
 		r.ranges[i] = (struct poison_range){
@@ -324,6 +363,7 @@ static void poison_lists(void **state)
 	assert_int_equal(attach_reply_decode(buf, len, &got, NULL), 0);
 	free(buf);
 	assert_int_equal(got.type, ATTACH_REPLY_POISON_LIST);
+	assert_true(got.id == UINT32_MAX);
 	assert_int_equal(got.n_ranges, POISON_LIST_MAX);
 	assert_true(got.more);
 	assert_memory_equal(got.ranges, list.ranges, sizeof(list.ranges));
@@ -376,11 +416,17 @@ static void names(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(attach),       cmocka_unit_test(bad_attach),
-	        cmocka_unit_test(export),       cmocka_unit_test(freeze_withdraw_poison),
-	        cmocka_unit_test(garbage),      cmocka_unit_test(encode_keeps_to_the_limits),
-	        cmocka_unit_test(replies),      cmocka_unit_test(bad_replies),
-	        cmocka_unit_test(poison_lists), cmocka_unit_test(bad_poison_lists),
+	        cmocka_unit_test(attach),
+	        cmocka_unit_test(bad_attach),
+	        cmocka_unit_test(export),
+	        cmocka_unit_test(freeze_withdraw_poison),
+	        cmocka_unit_test(garbage),
+	        cmocka_unit_test(encode_keeps_to_the_limits),
+	        cmocka_unit_test(request_and_reply_ids),
+	        cmocka_unit_test(replies),
+	        cmocka_unit_test(bad_replies),
+	        cmocka_unit_test(poison_lists),
+	        cmocka_unit_test(bad_poison_lists),
 	        cmocka_unit_test(names),
 	};
 

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Sorts the descriptors of an earlier daemon by the migrations they belong to.
+ * Called once, when the daemon starts.
+ *
+ * Always holds: a descriptor that has a migration's name is in one entry, or closed.
+ */
+#include "daemon/migration_found.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "net/activation.h"
+
+static void entry_close(struct migration_found *f)
+{
+	int *const single[] = {&f->record, &f->state, &f->vmm, &f->connection};
+
+	for (size_t i = 0; i < ARRAY_SIZE(single); i++)
+		close_fd(single[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(f->uffds); i++)
+		close_fd(&f->uffds[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(f->memory); i++)
+		close_fd(&f->memory[i]);
+}
+
+static void entry_free(struct migration_found **all, struct migration_found *f)
+{
+	HASH_DEL(*all, f);
+	entry_close(f);
+	free(f);
+}
+
+struct migration_found *migration_found_free(struct migration_found *all)
+{
+	struct migration_found *f, *next;
+
+	HASH_ITER (hh, all, f, next)
+		entry_free(&all, f);
+	return NULL;
+}
+
+static struct migration_found *entry_of(struct migration_found **all, const struct uuid *id)
+{
+	struct migration_found *f;
+
+	HASH_FIND(hh, *all, id, sizeof(*id), f);
+	if (f)
+		return f;
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return NULL;
+	f->id = *id;
+	f->record = f->state = f->vmm = f->connection = -1;
+	memset(f->uffds, 0xff, sizeof(f->uffds));
+	memset(f->memory, 0xff, sizeof(f->memory));
+	HASH_ADD(hh, *all, id, sizeof(f->id), f);
+	return f;
+}
+
+/* "uffd12" is the place 12 of n; NULL for another kind. */
+static int *indexed_place(const char *kind, const char *word, int *places, size_t n)
+{
+	size_t len = strlen(word);
+	unsigned long i;
+	char *end;
+
+	if (strncmp(kind, word, len) != 0 || kind[len] < '0' || kind[len] > '9')
+		return NULL;
+	i = strtoul(kind + len, &end, 10);
+	return *end == '\0' && i < n ? &places[i] : NULL;
+}
+
+/* Where a descriptor of this kind belongs; NULL: no such kind. */
+static int *place_of(struct migration_found *f, const char *kind)
+{
+	const size_t len = strlen(KEPT_CONNECTION);
+	int *place;
+
+	if (strcmp(kind, KEPT_RECORD) == 0)
+		return &f->record;
+	if (strcmp(kind, KEPT_STATE) == 0)
+		return &f->state;
+	if (strcmp(kind, KEPT_VMM) == 0)
+		return &f->vmm;
+	if (strncmp(kind, KEPT_CONNECTION, len) == 0 && strlen(kind + len) < KEPT_PROTOCOL_MAX) {
+		strcpy(f->protocol, kind + len);
+		return &f->connection;
+	}
+	place = indexed_place(kind, KEPT_UFFD, f->uffds, ARRAY_SIZE(f->uffds));
+	return place ? place : indexed_place(kind, KEPT_MEMORY, f->memory, ARRAY_SIZE(f->memory));
+}
+
+/* The id before the dot, and *ret_kind behind it; false for another sort of name. */
+static bool name_parse(const char *name, struct uuid *ret_id, const char **ret_kind)
+{
+	char id_text[UUID_TEXT_LEN] = "";
+	const size_t len = sizeof(id_text) - 1;
+
+	if (strlen(name) <= len || name[len] != '.')
+		return false;
+	memcpy(id_text, name, len);
+	if (uuid_parse(id_text, ret_id) < 0)
+		return false;
+	*ret_kind = name + len + 1;
+	return true;
+}
+
+/* 1: it is none of a migration. */
+static int take(struct fd_store *store, struct migration_found **all, struct activated *a)
+{
+	struct migration_found *f;
+	const char *kind;
+	struct uuid id;
+	int *place;
+	int r;
+
+	if (!name_parse(activated_name(a), &id, &kind))
+		return 1;
+	r = fd_store_passed(store, activated_name(a));
+	if (r < 0 && r != -EEXIST)
+		return r;
+	f = entry_of(all, &id);
+	if (!f)
+		return -ENOMEM;
+	place = place_of(f, kind);
+	if (place && *place < 0) {
+		*place = activated_take(a);
+		return 0;
+	}
+	log_warning("FD store: \"%s\" is %s; leaving it there and ignoring it", activated_name(a),
+	            place ? "there twice" : "of a kind that this postcopyd does not know");
+	close(activated_take(a));
+	return 0;
+}
+
+/* The daemon was killed before it had said that they belong together, or afterwards. */
+static void drop_without_record(struct fd_store *store, struct migration_found *f)
+{
+	char id_text[UUID_TEXT_LEN];
+
+	log_notice("FD store: what is there of migration %s has no record: an attach that was not "
+	           "finished, or a migration that has ended; taking it out",
+	           uuid_format(&f->id, id_text));
+	migration_kept_drop(store, id_text, f->protocol);
+}
+
+int migration_found_all(struct fd_store *store, struct migration_found **ret)
+{
+	struct migration_found *all = NULL, *f, *next;
+	struct activated *a = activation_next(NULL);
+	int r = 0;
+
+	for (; a && r >= 0; a = activation_next(a))
+		r = take(store, &all, a);
+	if (r < 0) {
+		migration_found_free(all);
+		return r;
+	}
+	HASH_ITER (hh, all, f, next) {
+		if (f->record >= 0)
+			continue;
+		drop_without_record(store, f);
+		entry_free(&all, f);
+	}
+	*ret = all;
+	return 0;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the next daemon needs to go on with a migration, in the service manager's
+ * FD store (net/fd_store.h): the record memfd, the state memfd, the VMM's
+ * userfaultfds, memory files, pidfd and connection. All of it under the names below.
+ *
+ * The record decides. It speaks of the VMM's memory only when all of that is in the
+ * store, and says that the migration has ended before any of it leaves. Record and
+ * ledger of an ended one stay as long as it is shown.
+ */
+#ifndef DAEMON_MIGRATION_KEEP_H
+#define DAEMON_MIGRATION_KEEP_H
+
+#include <stdbool.h>
+
+#include "core/error.h"
+#include "core/record_memfd.h"
+#include "core/uuid.h"
+#include "net/fd_store.h"
+#include "wire/attach_message.h"
+
+#define KEPT_PROTOCOL_MAX 32 /* an attach protocol's name with the 0 */
+
+/* Names are UUID.KIND, with an index or, for the connection, the protocol's name behind it. */
+#define KEPT_RECORD "record"
+#define KEPT_STATE "state"
+#define KEPT_UFFD "uffd"          /* uffd0, uffd1 ... */
+#define KEPT_MEMORY "memory"      /* memory0, memory1 ... */
+#define KEPT_VMM "vmm"            /* pidfd */
+#define KEPT_CONNECTION "attach-" /* attach-postcopy */
+
+struct migration;
+struct migration_memory;
+
+/* A part of struct migration. */
+struct migration_keep {
+	struct record_memfd *record;      /* NULL: nothing is kept */
+	struct attach_request attach;     /* as the record has it; its arrays are ours */
+	char protocol[KEPT_PROTOCOL_MAX]; /* of the connection that is kept; "": none */
+	int connection_fd;                /* restored, until somebody takes it; else -1 */
+	bool stranded; /* what is kept cannot be taken up here: it stays in the store */
+};
+
+/* At the start: -ENOSPC and others with a text, and then nothing is kept. */
+int migration_keep_start(struct migration *m, struct error *err);
+
+/*
+ * Before the VMM gets its answer. Afterwards the migration is attached for every
+ * daemon to come; on failure it is not, for none.
+ */
+int migration_keep_attach(struct migration *m, const struct migration_memory *memory,
+                          struct error *err);
+
+/* Something of the record has changed, or is about to: write it. */
+void migration_keep_change(struct migration *m);
+
+/* The VMM's connection has ended. */
+void migration_keep_drop_connection(struct migration *m);
+
+/* It has ended, and the journal has all its losses: what is to be shown of it stays. */
+void migration_keep_end(struct migration *m);
+
+/* It is not to be shown any more: take everything out of the store, the record first. */
+void migration_keep_forget(struct migration *m);
+
+/* The same for what nobody has made a migration of. protocol: of the connection, "": none. */
+void migration_kept_drop(struct fd_store *store, const char *id_text, const char *protocol);
+
+/* All but the record. */
+void migration_kept_drop_attach(struct fd_store *store, const char *id_text, const char *protocol);
+
+/* The object goes; what is in the store stays there. */
+void migration_keep_fini(struct migration_keep *keep);
+
+#endif

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Migrations of a real userfaultfd client, with real systemd, while the services are
+killed, restarted, frozen and replaced: no byte is wrong, no lost page is readable, no
+thread hangs, each loss has one record in the journal.
+
+Runs in a machine of its own (tests/systemd/run.sh). POSTCOPY_KILLS: how often the
+daemon is killed (default 100).
+"""
+import os
+import pathlib
+import random
+import signal
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from system_bed import AGENT, DAEMON, SystemBed, systemctl  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import PATIENCE, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
+
+FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
+REGIONS = ("ram0:memfd:96M", "ram1:anon:96M", "ram2:memfd-minor:64M")
+KILLS = int(os.environ.get("POSTCOPY_KILLS", 100))
+
+
+class Run:
+    """A migration under way, and what it must be in the end."""
+
+    def __init__(self, bed, *options, regions=REGIONS, limit="20M", poison=96):
+        self.bed = bed
+        self.faults = 0
+        self.m = bed.migration(*regions, poison=poison, late=16)
+        self.source = self.m.source("--read-poison")
+        self.m.start("--bandwidth", limit)
+        self.guest = self.m.destination("--threads", "4", "--uffds", "2", *options)
+        self.guest.wait_event("touching")
+        self.source.say("late")
+
+    def live(self):
+        shown = self.m.show()
+        return shown if shown["state"] not in ("completed", "failed", "cancelled") else None
+
+    def finish(self):
+        """Everything came, once, and nothing hangs: the guest checks each byte itself."""
+        self.bed.ctl("set-limits", self.m.id, "--bandwidth", "0", status=None)
+        self.guest.finish()
+        self.source.finish()
+        shown = self.m.check_ledger(self.guest)
+        check(shown["state"] == "completed", f"{shown['state']}: {shown['state_text']}")
+        check(self.guest.value("off") == 0, "pages are off")
+        records = self.bed.records("PAGE_POISONED", self.m, "LEDGER_ENTRY")
+        check(sorted(set(map(int, records))) == list(range(len(shown["poisoned"]))),
+              f"the journal lacks losses "
+              f"{set(range(len(shown['poisoned']))) - set(map(int, records))}")
+        # Killed between a record and the note that it is written, it writes it again.
+        check(len(records) - len(set(records)) <= self.faults, "records come twice")
+        return shown
+
+
+def table(what, times, served_ms=()):
+    """A line of the table of faults injected."""
+    ms = f"{statistics.median(served_ms):.0f} / {max(served_ms):.0f}" if served_ms else "-"
+    print(f"    | {what} | {times} | 0 | 0 | {ms} |", flush=True)
+
+
+def served_after(run, since):
+    """Milliseconds from then until a page that was missing is here."""
+    before = run.m.show()
+    after = wait_until("a page is served", lambda: (
+        lambda s: s if s["memory_remaining"] < before["memory_remaining"] or
+        s["state"] == "completed" else None)(run.m.show()))
+    del after
+    return (time.monotonic() - since) * 1000
+
+
+def test_kill_often():
+    """No crash loses a guest: kill -9 at random moments of demand paging and stream."""
+    killed, ms = 0, []
+    while killed < KILLS:
+        with SystemBed(FAST) as bed:
+            run = Run(bed)
+            while killed < KILLS and run.live():
+                time.sleep(random.random() * 0.15)
+                since = time.monotonic()
+                pid = bed.daemon.signal(signal.SIGKILL)
+                killed += 1
+                run.faults += 1
+                bed.daemon.wait_active(other_than=pid)
+                ms.append(served_after(run, since))
+            run.finish()
+    table("kill -9 of the daemon", killed, ms)
+
+
+def test_watchdog():
+    """A daemon that stands still is ended by systemd's watchdog, and its guest goes on."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed, limit="8M")
+        since = time.monotonic()
+        pid = bed.daemon.signal(signal.SIGSTOP)
+        bed.daemon.wait_active(other_than=pid)
+        ms = [served_after(run, since)]
+        check("Watchdog timeout" in bed.journal(), "it was not the watchdog")
+        run.finish()
+    table("SIGSTOP of the daemon (watchdog)", 1, ms)
+
+
+def test_restart():
+    """systemctl restart, and daemon-reexec of systemd itself, lose nothing."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed)
+        ms = []
+        for _ in range(5):
+            since = time.monotonic()
+            pid = bed.daemon.pid
+            systemctl("restart", DAEMON)
+            bed.daemon.wait_active(other_than=pid)
+            ms.append(served_after(run, since))
+        systemctl("daemon-reexec")
+        systemctl("daemon-reload")
+        pid = bed.daemon.signal(signal.SIGKILL)
+        bed.daemon.wait_active(other_than=pid)
+        run.finish()
+    table("systemctl restart", 5, ms)
+    table("daemon-reexec, daemon-reload, kill -9", 1)
+
+
+def test_source_restart():
+    """The agent's end loses nothing either: the destination waits, and goes on."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed)
+        ms = []
+        for i in range(6):
+            since = time.monotonic()
+            pid = bed.agent.pid
+            if i % 2:
+                systemctl("restart", AGENT)
+            else:
+                bed.agent.signal(signal.SIGKILL)
+            bed.agent.wait_active(other_than=pid)
+            ms.append(served_after(run, since))
+        run.finish()
+    table("kill -9 and restart of the source agent", 6, ms)
+
+
+def test_vmm_death():
+    """What systemd keeps of a guest goes with its VMM."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed)
+        check(bed.stored() >= 6, f"{bed.stored()} descriptors are kept")
+        run.guest.kill()
+        run.m.wait_state("failed")
+        wait_until("only record and state are kept", lambda: bed.stored() == 2)
+        pid = bed.daemon.signal(signal.SIGKILL)
+        bed.daemon.wait_active(other_than=pid)
+        check(run.m.show()["state"] == "failed", "not shown as failed after a restart")
+    table("death of the VMM", 1)
+
+
+def test_store_full():
+    """What the store has no room for is refused, and nothing that is in it suffers."""
+    drop_in = pathlib.Path(f"/run/systemd/system/{DAEMON}.d/full.conf")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text("[Service]\nFileDescriptorStoreMax=16\n")
+    systemctl("daemon-reload")
+    try:
+        with SystemBed({"migrations": {**FAST["migrations"], "fd_store_max": "16"}}) as bed:
+            run = Run(bed)
+            said = bed.migration("ram0:memfd:8M").start(status=1)
+            check("FD store" in said and "FileDescriptorStoreMax=" in said, said)
+            pid = bed.daemon.signal(signal.SIGKILL)
+            bed.daemon.wait_active(other_than=pid)
+            run.finish()
+    finally:
+        drop_in.unlink()
+        systemctl("daemon-reload")
+    table("store full", 1)
+
+
+def test_reload_with_new_keys():
+    """New certificates come with a reload, and no migration notices."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed)
+        pid = bed.daemon.pid
+        bed.make_pki(bed.pki, "--cert", "destination")
+        bed.install_keys()
+        systemctl("reload", DAEMON)
+        check(bed.daemon.pid == pid, "a reload started another process")
+        check("settings and keys are loaded again" in bed.journal(), "it did not reload")
+        bed.agent.signal(signal.SIGKILL)
+        run.finish()
+    table("reload with new keys", 1)
+
+
+def test_stop_waits_for_the_guest():
+    """systemctl stop ends nothing that a guest needs: it waits, and says for whom."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed)
+        systemctl("stop", "--no-block", DAEMON)
+        wait_until("it says for whom it waits", lambda: run.m.id in bed.daemon.show("StatusText"))
+        said = bed.migration("ram0:memfd:8M").start(status=1)
+        check("stopping" in said, said)
+        run.guest.finish()
+        run.source.finish()
+        check(run.guest.value("off") == 0, "pages are off")
+        wait_until("it has ended", lambda: bed.daemon.show("ActiveState") == "inactive",
+                   PATIENCE)
+    table("systemctl stop", 1)
+
+
+main(test_kill_often, test_watchdog, test_restart, test_source_restart, test_vmm_death,
+     test_store_full, test_reload_with_new_keys, test_stop_waits_for_the_guest)
