@@ -38,7 +38,7 @@ static void log_stranded(const struct migration *m, const char *why)
 	          LOG_FIELDS({"MIGRATION_ID", m->id_text},
 	                     {"VMM_PID", m->vmm_pid ? LOG_U64((uint64_t)m->vmm_pid) : NULL},
 	                     {"REASON", why}),
-	          "migration %s %s", m->id_text, m->state_text);
+	          "migration %s: %s", m->id_text, m->state_text);
 }
 
 int migration_strand(struct migration_table *table, struct migration_found *f, pid_t vmm_pid,
@@ -57,9 +57,9 @@ int migration_strand(struct migration_table *table, struct migration_found *f, p
 	(*m)->released = true;
 	(*m)->state = MIGRATION_FAILED;
 	snprintf((*m)->state_text, sizeof((*m)->state_text),
-	         "cannot be taken up after a restart of the daemon: %s; its guest waits, and what "
-	         "is kept of it stays in the FD store until its VMM ends, or until postcopyctl "
-	         "cancel --force",
+	         "not taken up after a restart of the daemon, its guest waits: %s; what is kept of "
+	         "it stays in the FD store until its VMM ends, or until postcopyctl cancel "
+	         "--force",
 	         why);
 	log_stranded(*m, why);
 	return 0;
@@ -69,8 +69,9 @@ int migration_stranded_cancel(struct migration *m, bool force, struct error *err
 {
 	if (!force)
 		return error_set(err, -EBUSY,
-		                 "migration %s %s: that gives the guest's memory up for good",
-		                 m->id_text, m->state_text);
+		                 "the guest of migration %s waits for memory that is kept for "
+		                 "another daemon: force it to give that up for good",
+		                 m->id_text);
 	log_migration(LOG_NOTICE, m->id_text,
 	              "migration %s: given up by an operator: what was kept of it leaves the FD "
 	              "store; accesses of its guest wait as long as the VMM holds its "

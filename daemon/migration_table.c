@@ -172,8 +172,9 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 	if (old && old->keep.stranded)
 		return error_set(err, -EEXIST,
 		                 "what an earlier daemon has kept of migration %s is still in the "
-		                 "FD store (%s): give it up first with postcopyctl cancel --force",
-		                 old->id_text, old->state_text);
+		                 "FD store: give it up first with postcopyctl cancel --force "
+		                 "(postcopyctl show says why it was not taken up)",
+		                 old->id_text);
 	r = migration_new(t, params, &m, err);
 	if (r < 0)
 		return r;

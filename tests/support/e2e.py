@@ -77,6 +77,10 @@ class Process:
             self.popen = subprocess.Popen([str(a) for a in argv], stdin=subprocess.PIPE,
                                           stdout=subprocess.PIPE, stderr=log,
                                           env={**os.environ, **(environment or {})})
+        self.collect(bed)
+
+    def collect(self, bed):
+        """Read what it says from now on; it ends with the bed."""
         self.events = []
         self.lines = queue.Queue()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -141,6 +145,19 @@ class Process:
                 raise AssertionError(f"{self.name} ended with {self.popen.wait()} before "
                                      f"{name} {text}: {self.log_text()[-2000:]}")
             if event[0] == name and event[1].startswith(text):
+                return event[1]
+
+    def next_event(self, name, timeout):
+        """The value of an event of that name that has not been seen yet; TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                event = self._next(max(0.001, deadline - time.monotonic()))
+            except queue.Empty:
+                event = None
+            if event is None:
+                raise TimeoutError(f"{self.name}: no {name} within {timeout} s")
+            if event[0] == name:
                 return event[1]
 
     def finish(self, status=0, timeout=None):

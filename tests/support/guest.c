@@ -36,6 +36,7 @@ static const char usage_text[] =
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
         "  --any-poison        any page may be lost; none may be wrong\n"
+        "  --waits MS          tell of each touch that takes so long, and its end's time\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
 
 enum guest_option {
@@ -59,6 +60,7 @@ enum guest_option {
 	OPT_EAGER,
 	OPT_PAUSE_AFTER,
 	OPT_ANY_POISON,
+	OPT_WAITS,
 	OPT_COLLAPSE,
 };
 
@@ -83,6 +85,7 @@ static const struct option options[] = {
         {"eager", no_argument, NULL, OPT_EAGER},
         {"pause-after", required_argument, NULL, OPT_PAUSE_AFTER},
         {"any-poison", no_argument, NULL, OPT_ANY_POISON},
+        {"waits", required_argument, NULL, OPT_WAITS},
         {"collapse", no_argument, NULL, OPT_COLLAPSE},
         {NULL, 0, NULL, 0},
 };
@@ -131,6 +134,8 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->pause_after = strtoull(value, NULL, 0), 0;
 	case OPT_ANY_POISON:
 		return g->any_poison = true, 0;
+	case OPT_WAITS:
+		return g->waits_ms = strtoull(value, NULL, 0), 0;
 	case OPT_COLLAPSE:
 		return g->collapse = true, 0;
 	default:

@@ -68,6 +68,7 @@ struct guest {
 	bool eager;           /* destination: touch without waiting for postcopy-active */
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
 	bool collapse;        /* destination: huge pages, before the last check */
+	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
 	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */
 
 	uint64_t n_pages; /* of all regions, 4 KiB */

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SIGBUS_REPEATS 3
@@ -122,6 +123,28 @@ static void touch_page(struct guest_touch *t, const struct toucher *self, uint64
 	atomic_fetch_or_explicit(&t->found[page], (uint8_t)found, memory_order_relaxed);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+/* "waited NS END": the driver knows what happened meanwhile, by the same clock. */
+static void touch_timed(struct guest_touch *t, const struct toucher *self, uint64_t page)
+{
+	uint64_t begin = t->guest->waits_ms ? now_ns() : 0, end;
+
+	touch_page(t, self, page);
+	if (!t->guest->waits_ms)
+		return;
+	end = now_ns();
+	if (end - begin >= t->guest->waits_ms * 1000000)
+		driven_event("waited", "%llu %llu", (unsigned long long)(end - begin),
+		             (unsigned long long)end);
+}
+
 /* Nothing but "go" is ever sent; the end of the input means the same. */
 static void await_go(struct guest_touch *t)
 {
@@ -183,7 +206,7 @@ static void *toucher_main(void *arg)
 			continue;
 		if (g->pause_after && self->touched == g->pause_after)
 			pause_here(t);
-		touch_page(t, self, order[i]);
+		touch_timed(t, self, order[i]);
 		self->touched++;
 	}
 	free(order);
