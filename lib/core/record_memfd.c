@@ -83,7 +83,7 @@ static uint64_t slot_checksum(const struct record_slot *s, const uint8_t *bytes)
 	return kept_checksum(sum, bytes, s->length_bytes);
 }
 
-/* NULL and a filled *ret, or what is wrong with the slot. */
+/* NULL and a filled *ret, or what is wrong with the slot; its sequence in any case. */
 static const char *slot_load(const struct record_memfd *r, unsigned slot, struct slot_content *ret)
 {
 	uint64_t offset = r->header.slot_offset[slot];
@@ -92,6 +92,7 @@ static const char *slot_load(const struct record_memfd *r, unsigned slot, struct
 
 	if (kept_read(r->fd, &s, sizeof(s), offset) < 0)
 		return "cannot be read";
+	ret->sequence = s.sequence;
 	if (s.sequence == 0)
 		return "was never written";
 	if (s.length_bytes == 0 || s.length_bytes > r->header.slot_capacity)
@@ -121,6 +122,17 @@ static int newest_load(const struct record_memfd *r, struct slot_content *ret, u
 		                 "neither copy of it is whole: the first %s, the second %s", why[0],
 		                 why[1]);
 	newest = found[1].sequence > found[0].sequence;
+	/* A write that was cut off has spoilt the older one, and left its number. */
+	if (why[newest] || found[newest].sequence - found[!newest].sequence != 1) {
+		free(found[0].bytes);
+		free(found[1].bytes);
+		return error_set(err, -EBADMSG,
+		                 "its two copies have the numbers %llu and %llu, and the newer one "
+		                 "%s",
+		                 (unsigned long long)found[0].sequence,
+		                 (unsigned long long)found[1].sequence,
+		                 why[newest] ? why[newest] : "does not follow the other");
+	}
 	free(found[!newest].bytes);
 	*ret = found[newest];
 	*ret_slot = newest;
@@ -209,10 +221,16 @@ int record_memfd_write(struct record_memfd *r, const void *bytes, size_t len, st
 		                 "migration record of %zu bytes: expected 1 to %llu", len,
 		                 (unsigned long long)r->header.slot_capacity);
 	s.checksum = slot_checksum(&s, bytes);
-	/* The bytes first: they make the slot's old head wrong, and the new one right. */
+	/*
+	 * The bytes first: they make the slot's old head wrong, and the new one right. The
+	 * sequence last, which a kill cannot tear: until then it is lower than the other's.
+	 */
 	result = write_all(r->fd, bytes, len, offset + sizeof(s));
 	if (result == 0)
-		result = write_all(r->fd, &s, sizeof(s), offset);
+		result = write_all(r->fd, &s.length_bytes, sizeof(s) - sizeof(s.sequence),
+		                   offset + sizeof(s.sequence));
+	if (result == 0)
+		result = write_all(r->fd, &s.sequence, sizeof(s.sequence), offset);
 	if (result < 0)
 		return error_set_errno(err, result, "write the migration record");
 	r->newest = slot;

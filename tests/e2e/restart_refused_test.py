@@ -102,6 +102,7 @@ CHANGED = (
     ("record", flip(HEAD_BYTES), "its header's checksum is"),
     ("record", newer_version, "written by a newer postcopyd"),
     ("record", flip_both_copies, "neither copy of it is whole"),
+    ("record", flip_newest_copy, "the newer one has a wrong checksum"),
     ("state", lambda data: bytearray(), "it has 0 bytes, less than a header"),
     ("state", flip(HEAD_BYTES), "its header's checksum is"),
     ("state", lambda data: data[:-4096], "but its header says"),
@@ -111,7 +112,7 @@ CHANGED = (
 )
 
 
-class Swap:
+class Swap:  # pylint: disable=too-few-public-methods
     """Something else stands in the store in the place of a descriptor; undo() puts it back."""
 
     def __init__(self, bed, m, kind, fd, text):
@@ -132,11 +133,9 @@ def swap_all(bed, migrations):
     swaps = [Swap(bed, m, kind, memory_file(change(content(kept(m, kind)))), text)
              for m, (kind, change, text) in zip(migrations, CHANGED)]
     one, other, third, fourth = migrations[len(CHANGED):]
-    crossed = os.dup(kept(one, "record"))
     swaps.append(Swap(bed, one, "record", os.dup(kept(other, "record")), "of another migration"))
     swaps.append(Swap(bed, other, "state", os.dup(kept(one, "state")),
                       f"it is that of migration {one.id}"))
-    os.close(crossed)
     swaps.append(Swap(bed, third, "record", os.open("/dev/null", os.O_RDWR), "is not a memory file"))
     swaps.append(Swap(bed, fourth, "uffd0", memory_file(bytes(4096)), "userfaultfd"))
     return swaps
@@ -213,6 +212,21 @@ def test_missing_descriptors_are_not_taken_up():
         wait_until("the store is empty", lambda: not bed.stored())
 
 
+def test_the_vmm_ends():
+    """What cannot be taken up stays until its VMM ends; until then its id is not free."""
+    with SupervisedBed(FAST) as bed:
+        m = in_the_middle(bed, "ram0:memfd:2M")
+        bed.kill_service()
+        Swap(bed, m, "state", memory_file(b""), "")
+        bed.start_service()
+        said = m.start(status=1)
+        check("still in the FD store" in said and "cancel --force" in said, said)
+        bed.restart_service()
+        check(m.show()["state"] == "failed" and bed.stored(), "not kept over another restart")
+        m.guest.kill()
+        wait_until("nothing is kept", lambda: not bed.stored())
+
+
 def test_what_has_no_record_leaves_the_store():
     """Descriptors of an attach that no record speaks of are taken out; what is of somebody
     else is left alone."""
@@ -260,6 +274,19 @@ def test_store_full():
         check(second.show()["state"] == "completed", second.show()["state"])
 
 
+def test_ended_ones_make_room():
+    """What is kept only to be shown leaves the store for a guest that needs it."""
+    settings = {"migrations": {**FAST["migrations"], "fd_store_max": "8"}}
+    with SupervisedBed(settings, store_max=8) as bed:
+        for _ in range(5):
+            bed.migration("ram0:memfd:2M", poison=1).run()
+        check(len(bed.stored()) <= 8, str(bed.stored()))
+        last = bed.migration("ram0:memfd:2M")
+        last.run()
+        bed.restart_service()
+        check(last.show()["state"] == "completed", "the newest is not shown after a restart")
+
+
 def test_nothing_is_left_after_an_end():
     """Cancelled, or killed by the policy: a guest's descriptors leave the store at once, and
     no daemon to come goes on with it."""
@@ -279,5 +306,5 @@ def test_nothing_is_left_after_an_end():
 
 
 main(test_wrong_descriptors_are_not_taken_up, test_missing_descriptors_are_not_taken_up,
-     test_what_has_no_record_leaves_the_store, test_store_full,
-     test_nothing_is_left_after_an_end)
+     test_the_vmm_ends, test_what_has_no_record_leaves_the_store, test_store_full,
+     test_ended_ones_make_room, test_nothing_is_left_after_an_end)

@@ -229,7 +229,7 @@ static void failure_is_not_death(void **state)
 
 	(void)state;
 	write_text(r, "kept");
-	for (size_t n = 0; n < 30; n++) {
+	for (size_t n = 0; n < 10 + sizeof(struct record_slot) - sizeof(uint64_t); n++) {
 		bytes_to_live = n;
 		assert_true(record_memfd_write(r, "lost, lost", 10, NULL) < 0);
 		live();
@@ -470,8 +470,6 @@ static void one_bad_slot(void **state)
 		size_t at;
 		uint64_t value;
 	} bad[] = {
-	        {offsetof(struct record_slot, sequence), 0},
-	        {offsetof(struct record_slot, sequence), 7},
 	        {offsetof(struct record_slot, length_bytes), 0},
 	        {offsetof(struct record_slot, length_bytes), 4},
 	        {offsetof(struct record_slot, length_bytes), UINT64_MAX},
@@ -484,12 +482,43 @@ static void one_bad_slot(void **state)
 		_cleanup_(cleanup_record_memfd_free) struct record_memfd *r = two_records();
 		_cleanup_(cleanup_record_memfd_free) struct record_memfd *next = NULL;
 
-		poke(r, 0, bad[i].at, &bad[i].value, 8);
+		poke(r, 1, bad[i].at, &bad[i].value, 8);
 		next = record_again(r);
-		assert_true(reads(next, "two"));
+		assert_true(reads(next, "three"));
 		write_text(next, "four");
 		assert_true(reads(next, "four"));
-		assert_int_equal(next->newest, 0); /* "two" was not overwritten */
+		assert_int_equal(next->newest, 1); /* "three" was not overwritten */
+	}
+}
+
+/*
+ * Damage in the newest one, or in a number: the one before would be taken for it, with
+ * what has happened since forgotten. A death leaves neither.
+ */
+static void newest_slot_bad(void **state)
+{
+	static const struct {
+		unsigned slot;
+		size_t at;
+		uint64_t value;
+		const char *says;
+	} bad[] = {
+	        {1, offsetof(struct record_slot, length_bytes), 0, "has an impossible length"},
+	        {1, offsetof(struct record_slot, checksum), 1, "has a wrong checksum"},
+	        {1, sizeof(struct record_slot), 0x6f6f77, "has a wrong checksum"},
+	        {1, offsetof(struct record_slot, sequence), 9, "numbers 3 and 9"},
+	        {1, offsetof(struct record_slot, sequence), 0, "numbers 3 and 0"},
+	        {0, offsetof(struct record_slot, sequence), 7, "numbers 7 and 4"},
+	        {0, offsetof(struct record_slot, sequence), 0, "numbers 0 and 4"},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		_cleanup_(cleanup_record_memfd_free) struct record_memfd *r = two_records();
+
+		write_text(r, "four");
+		poke(r, bad[i].slot, bad[i].at, &bad[i].value, 8);
+		refuse(dup(r->fd), -EBADMSG, bad[i].says);
 	}
 }
 
@@ -543,7 +572,8 @@ int main(void)
 	        cmocka_unit_test(death_in_the_first), cmocka_unit_test(failure_is_not_death),
 	        cmocka_unit_test(kill_minus_nine),    cmocka_unit_test(another_file),
 	        cmocka_unit_test(bad_header),         cmocka_unit_test(one_bad_slot),
-	        cmocka_unit_test(both_slots_bad),     cmocka_unit_test(shorter_file),
+	        cmocka_unit_test(newest_slot_bad),    cmocka_unit_test(both_slots_bad),
+	        cmocka_unit_test(shorter_file),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
