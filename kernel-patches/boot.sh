@@ -18,6 +18,9 @@ usage: boot.sh [OPTION]... SCRIPT [ARG]...
   --console F   where the kernel's console goes (default: a temporary file that is
                 kept, and named, if the run fails)
   --append A    more words for the kernel's command line
+  --root F      the machine's file system is this folder instead of /; SCRIPT, as it is
+                called there
+  --init        run the file system's own init (systemd), and SCRIPT when it is up
 The exit status is the script's, 124 if the time was up, 125 if there was no
 machine or it ended before the script did, and 126 if the script succeeded but
 the kernel has reported a WARNING, BUG or the like.
@@ -66,21 +69,21 @@ initramfs_make() {
 		        { echo "boot.sh: cannot mount the overlay"; $b poweroff -f; }
 		for d in proc sys dev; do $b mount --move /$d /root/$d; done
 		$b cp /run.sh /root/.boot.sh
+		[ ! -e /unit ] || {
+		        $b cp /unit /root/etc/systemd/system/boot-script.service
+		        $b mkdir -p /root/etc/systemd/system/multi-user.target.wants
+		        $b ln -s ../boot-script.service /root/etc/systemd/system/multi-user.target.wants
+		        exec $b switch_root /root /sbin/init
+		}
 		exec $b chroot /root /bin/sh /.boot.sh
 	INIT
 	chmod +x "$root/init"
+	[ -z "$init" ] || printf '%s\n' "[Unit]" "After=multi-user.target" "[Service]" \
+		"Type=oneshot" "TimeoutStartSec=infinity" "ExecStart=/bin/sh /.boot.sh" >"$root/unit"
 	# Runs on the host's files: ttyS1 is the script's output, ttyS2 its status.
 	cat >"$root/run.sh" <<-RUN
 		export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
-		mkdir -p /dev/pts /dev/shm
-		mount -t devpts devpts /dev/pts
-		mount -t tmpfs tmpfs /dev/shm
-		mount -t tmpfs tmpfs /run
-		[ ! -d /sys/fs/cgroup ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup
-		[ ! -d /sys/kernel/debug ] || mount -t debugfs debugfs /sys/kernel/debug
-		hostname postcopyd-vm
-		ip link set lo up
-		cd $(printf %q "$PWD")
+		$([ -z "$init" ] && run_without_init || echo "cd /")
 		stty -F /dev/ttyS1 raw -echo
 		$(printf '%q ' "$script" "$@") </dev/null >/dev/ttyS1 2>&1
 		echo "status \$?" >/dev/ttyS2
@@ -91,14 +94,31 @@ initramfs_make() {
 	(cd "$root" && find . | cpio -o -H newc --quiet | gzip -1) >"$tmp/initramfs.gz"
 }
 
+# run_without_init: what an init would have done before the script
+run_without_init() {
+	cat <<-RUN
+		mkdir -p /dev/pts /dev/shm
+		mount -t devpts devpts /dev/pts
+		mount -t tmpfs tmpfs /dev/shm
+		mount -t tmpfs tmpfs /run
+		[ ! -d /sys/fs/cgroup ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+		[ ! -d /sys/kernel/debug ] || mount -t debugfs debugfs /sys/kernel/debug
+		hostname postcopyd-vm
+		ip link set lo up
+		cd $(printf %q "$PWD")
+	RUN
+}
+
 # qemu_run: the rest of the command line, and how this kernel sees the files
 qemu_run() {
 	local accel=(-accel "tcg,thread=multi" -cpu max,la57=off) files
 	# Under emulation on a busy host the check that the timer ticks may fail.
 	local append="console=ttyS0 panic=-1 oops=panic loglevel=7 mitigations=off no_timer_check $extra_append"
+	# Without udev its device never comes, and the start would wait for it.
+	[ -z "$init" ] || append+=" systemd.mask=serial-getty@ttyS0.service"
 	! kvm_works || accel=(-accel kvm -cpu host)
 	if grep -q '^CONFIG_9P_FS=[ym]' "$folder/config"; then
-		files=(-virtfs "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
+		files=(-virtfs "local,path=$share,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
 	else
 		virtiofsd_start
 		files=(-object "memory-backend-memfd,id=ram,size=${memory}M,share=on" -numa "node,memdev=ram"
@@ -117,7 +137,7 @@ virtiofsd_start() {
 	local daemon=/usr/lib/qemu/virtiofsd n=0
 	[ -x "$daemon" ] || fail "this kernel needs $daemon (package qemu-system-common)"
 	[ "$(id -u)" = 0 ] || fail "this kernel needs virtiofsd, and that needs root"
-	"$daemon" --socket-path="$tmp/virtiofs.sock" -o source=/,sandbox=chroot,cache=always \
+	"$daemon" --socket-path="$tmp/virtiofs.sock" -o "source=$share,sandbox=chroot,cache=always" \
 		>"$tmp/virtiofsd.log" 2>&1 &
 	virtiofsd_pid=$!
 	# It has no other way to say that its socket is there.
@@ -145,6 +165,7 @@ cleanup() {
 }
 
 kernel=patched memory=2048 cpus=2 limit=600 console="" own_console="" extra_append="" virtiofsd_pid=""
+share=/ init=""
 while [ $# -gt 0 ]; do
 	case $1 in
 	--kernel) kernel=$2; shift 2 ;;
@@ -153,6 +174,8 @@ while [ $# -gt 0 ]; do
 	--timeout) limit=$2; shift 2 ;;
 	--console) console=$2; shift 2 ;;
 	--append) extra_append=$2; shift 2 ;;
+	--root) share=$(realpath "$2"); shift 2 ;;
+	--init) init=1; shift ;;
 	-h | --help) usage; exit 0 ;;
 	--) shift; break ;;
 	-*) usage >&2; exit 125 ;;
@@ -160,8 +183,11 @@ while [ $# -gt 0 ]; do
 	esac
 done
 [ $# -gt 0 ] || { usage >&2; exit 125; }
-script=$(command -v -- "$1") || fail "cannot run $1"
-script=$(realpath "$script")
+script=$1
+if [ "$share" = / ]; then
+	script=$(command -v -- "$1") || fail "cannot run $1"
+	script=$(realpath "$script")
+fi
 shift
 for tool in qemu-system-x86_64 busybox cpio; do
 	command -v $tool >/dev/null ||

@@ -204,20 +204,24 @@ def test_lost_source_stays_lost():
 
 
 def test_killed_while_the_source_is_told():
-    """All is here, the source is not told yet: the next daemon tells it."""
+    """Nothing is missing any more, and the source was not told yet: the next daemon tells it."""
     with SupervisedBed(FAST) as bed:
-        m = bed.migration("ram0:memfd:8M", poison=2)
+        m = bed.migration("ram0:memfd:8M")
         source = m.source()
-        m.start()
-        guest = m.destination("--pause-after", "1", "--threads", "1")
+        m.start("--bandwidth", "4K")
+        guest = m.destination("--pause-after", "1", "--threads", "1", "--any-poison")
         guest.wait_event("paused")
-        os.kill(bed.agent.popen.pid, 19)  # SIGSTOP: it cannot acknowledge
+        bed.agent.popen.send_signal(signal.SIGSTOP)  # it can neither serve nor acknowledge
+        bed.ctl("poison", m.id, f"0x0+{8 << 20}")
+        wait_until("nothing is missing", lambda: m.show()["memory_remaining"] == 0)
+        check(m.show()["state"] != "completed", "the source has acknowledged already")
         bed.restart_service()
-        os.kill(bed.agent.popen.pid, 18)
+        bed.agent.popen.send_signal(signal.SIGCONT)
         guest.say("go")
         guest.finish()
         source.finish()
-        check(m.check_ledger(guest)["state"] == "completed", "not completed")
+        shown = m.check_ledger(guest)
+        check(shown["state"] == "completed" and not shown["state_text"], str(shown["state_text"]))
 
 
 def test_shown_after_the_end():

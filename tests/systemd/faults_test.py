@@ -211,5 +211,6 @@ def test_stop_waits_for_the_guest():
     table("systemctl stop", 1)
 
 
-main(test_kill_often, test_watchdog, test_restart, test_source_restart, test_vmm_death,
-     test_store_full, test_reload_with_new_keys, test_stop_waits_for_the_guest)
+if __name__ == "__main__":
+    main(test_kill_often, test_watchdog, test_restart, test_source_restart, test_vmm_death,
+         test_store_full, test_reload_with_new_keys, test_stop_waits_for_the_guest)
