@@ -16,7 +16,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from system_bed import AGENT, DAEMON, SystemBed, systemctl  # noqa: E402 pylint: disable=wrong-import-position
-from e2e import PATIENCE, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import PATIENCE, Proxy, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
 REGIONS = ("ram0:memfd:96M", "ram1:anon:96M", "ram2:memfd-minor:64M")
@@ -26,12 +26,12 @@ KILLS = int(os.environ.get("POSTCOPY_KILLS", 100))
 class Run:
     """A migration under way, and what it must be in the end."""
 
-    def __init__(self, bed, *options, regions=REGIONS, limit="20M", poison=96):
+    def __init__(self, bed, *options, regions=REGIONS, limit="20M", poison=96, source=None):
         self.bed = bed
         self.faults = 0
         self.m = bed.migration(*regions, poison=poison, late=16)
         self.source = self.m.source("--read-poison")
-        self.m.start("--bandwidth", limit)
+        self.m.start("--bandwidth", limit, source=source)
         self.guest = self.m.destination("--threads", "4", "--uffds", "2", "--waits", "5",
                                         *options)
         self.guest.wait_event("touching")
@@ -183,14 +183,16 @@ def test_store_full():
 def test_reload_with_new_keys():
     """New certificates come with a reload, and no migration notices."""
     with SystemBed(FAST) as bed:
-        run = Run(bed)
+        proxy = Proxy(bed)
+        run = Run(bed, source=proxy.address)
         pid = bed.daemon.pid
         bed.make_pki(bed.pki, "--cert", "destination")
         bed.install_keys()
         systemctl("reload", DAEMON)
         check(bed.daemon.pid == pid, "a reload started another process")
         check("settings and keys are loaded again" in bed.journal(), "it did not reload")
-        bed.agent.signal(signal.SIGKILL)
+        check(proxy.cut() > 0, "there was no connection")  # the next ones have the new keys
+        wait_until("connected again", lambda: run.m.show()["reconnects"] > 0)
         run.finish()
     table("reload with new keys", 1)
 
