@@ -275,6 +275,8 @@ struct postcopy_attach_params {
  *   -ENOKEY  the daemon does not know the migration: `postcopyctl start` first
  *   -EKEYREJECTED  the token is wrong
  *   -EBUSY   the migration has been attached already
+ *   -ESHUTDOWN  the daemon is being stopped, and waits for other guests only
+ *   -ENOSPC  what the daemon keeps for its restart has no room for this guest
  *   -ENOTSUP the kernel has no UFFDIO_POISON and the migration's policy needs it
  *   -EPROTO  what came back is not the attach protocol
  *   -ECONNRESET  the daemon closed the connection without an answer, or died

@@ -338,7 +338,7 @@ static int file_of(const void *bytes, size_t len)
 static void another_file(void **state)
 {
 	_cleanup_(cleanup_record_memfd_free) struct record_memfd *r = record_new();
-	struct kept_header head = kept_header_of("PCPYSTA1", 64, &id);
+	struct kept_header head = kept_header_of("PCPYSTA1", sizeof(head), &id);
 	char other[100] = "";
 	static const char zeros[100];
 	int pipes[2];
