@@ -6,7 +6,13 @@ set(CMAKE_C_EXTENSIONS ON) # GNU C: cleanup attribute, statement expressions
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
 
-add_compile_definitions(_GNU_SOURCE PROJECT_VERSION="${PROJECT_VERSION}")
+add_compile_definitions(_GNU_SOURCE)
+# version_for(FILE...): the sources that say it; all others need not be compiled again for another.
+function(version_for)
+	set_property(SOURCE ${ARGN} APPEND PROPERTY
+		COMPILE_DEFINITIONS PROJECT_VERSION="${PROJECT_VERSION}")
+endfunction()
+
 add_compile_options(-Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes
 	-Wpointer-arith -Wformat=2 -Wimplicit-fallthrough -Wno-format-nonliteral
 	-fno-strict-aliasing -fstack-protector-strong -fvisibility=hidden)

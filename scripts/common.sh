@@ -12,6 +12,10 @@ PACKAGES_LINT="clang-tidy cppcheck prometheus"
 # virtiofsd is in qemu-system-common. What a kernel is built with, build.sh installs.
 PACKAGES_KERNEL="qemu-system-x86 qemu-system-common seabios busybox-static cpio xz-utils"
 
+# What makes packages and looks at them, and what a machine with systemd is made with.
+PACKAGES_PACKAGES="dpkg-dev file gzip lintian"
+PACKAGES_SYSTEMD="$PACKAGES_PACKAGES mmdebstrap systemd-container util-linux"
+
 is_root() {
 	[ "$(id -u)" = 0 ]
 }

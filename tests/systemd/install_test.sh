@@ -3,6 +3,7 @@
 # What an administrator does with the packages, in a machine of its own (run.sh): install,
 # use, reload, upgrade, remove and purge.
 # Usage: install_test.sh PACKAGES HIGHER-PACKAGES    prints passed, FAILED as run.sh does
+# shellcheck disable=SC2317 # the tests are called by name
 set -u
 packages=$1 higher=$2
 tree=/srv/postcopy
@@ -88,17 +89,17 @@ test_catalog() {
 			fail "the catalog does not know $id" || return
 		n=$((n + 1))
 	done < <(sed -n 's/^#define MESSAGE_[A-Z_]* "\([0-9a-f]*\)"$/\1/p' "$tree/lib/core/message_ids.h")
-	[ $n -gt 10 ] || fail "only $n events found"
+	[ "$n" -gt 10 ] || fail "only $n events found"
 }
 
 # A reload takes over new settings and keeps the process.
 test_reload() {
 	local unit pid
 	for unit in $SERVICES; do
-		pid=$(main_pid $unit)
-		systemctl reload $unit || return
-		[ "$(main_pid $unit)" = "$pid" ] || fail "$unit is another process" || return
-		systemctl --quiet is-active $unit || fail "$unit is not active" || return
+		pid=$(main_pid "$unit")
+		systemctl reload "$unit" || return
+		[ "$(main_pid "$unit")" = "$pid" ] || fail "$unit is another process" || return
+		systemctl --quiet is-active "$unit" || fail "$unit is not active" || return
 	done
 }
 
@@ -108,7 +109,7 @@ test_upgrade() {
 	echo "# an administrator's line" >>/etc/postcopyd/postcopyd.conf
 	keys=$(cat /etc/postcopyd/*.crt /etc/postcopyd/*.key | sha256sum)
 	postcopyctl token "$work/token" || return
-	postcopyctl start $ID --source 127.0.0.1:4950 --peer nobody --token-file "$work/token" || return
+	postcopyctl start "$ID" --source 127.0.0.1:4950 --peer nobody --token-file "$work/token" || return
 	pid=$(main_pid postcopyd)
 	dpkg -i --force-confold "$higher"/*.deb || return
 	running || return
@@ -116,8 +117,8 @@ test_upgrade() {
 	readlink "/proc/$(main_pid postcopyd)/exe" "/proc/$(main_pid postcopy-sourced)/exe" |
 		grep deleted && fail "a replaced program runs" && return 1
 	postcopyctl --version | grep -F "$(basename "$higher")" || fail "another version" || return
-	postcopyctl list | grep -F $ID || fail "the migration is lost" || return
-	postcopyctl cancel --force $ID || return
+	postcopyctl list | grep -F "$ID" || fail "the migration is lost" || return
+	postcopyctl cancel --force "$ID" || return
 	tail -n 1 /etc/postcopyd/postcopyd.conf | grep -q "an administrator's line" ||
 		fail "settings are lost" || return
 	[ "$(cat /etc/postcopyd/*.crt /etc/postcopyd/*.key | sha256sum)" = "$keys" ] ||
@@ -161,6 +162,8 @@ test_own_keys() {
 	cmp "$work/pki/ca.pem" /etc/postcopyd/ca.crt || fail "replaced" || return
 	systemctl --quiet is-active postcopyd.service || fail "postcopyd does not run" || return
 	[ ! -e /etc/postcopyd/postcopy-sourced.crt ] || fail "a certificate nobody trusts" || return
+	[ "$(systemctl is-active postcopy-sourced.service)" = inactive ] ||
+		fail "postcopy-sourced: $(systemctl is-active postcopy-sourced.service)" || return
 	# shellcheck disable=SC2086 # a list of names
 	dpkg --purge $NAMES
 }

@@ -8,6 +8,7 @@
 #   machine_usable    says why not, and fails, where such a machine cannot run
 #   machine_start TAR SECONDS    it ends by itself after that time
 #   machine_run COMMAND...       in it, as root
+#   machine_halt      its files stay in $machine_dir/root
 #   machine_stop      and throw away; also for an EXIT trap
 
 machine_dir="" machine_pid="" machine_leader=""
@@ -80,13 +81,18 @@ machine_run() {
 		POSTCOPY_BUILD=/srv/bin "$@"
 }
 
-machine_stop() {
+machine_halt() {
 	if [ -n "$machine_pid" ]; then
 		# It is thrown away: nothing in it need end in order.
 		[ -z "$machine_leader" ] || kill -KILL "$machine_leader" 2>/dev/null
 		kill -TERM "$machine_pid" 2>/dev/null
 		wait "$machine_pid" 2>/dev/null
 	fi
+	machine_pid="" machine_leader=""
+}
+
+machine_stop() {
+	machine_halt
 	[ -z "$machine_dir" ] || rm -rf "$machine_dir"
-	machine_dir="" machine_pid="" machine_leader=""
+	machine_dir=""
 }
