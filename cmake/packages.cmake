@@ -18,6 +18,8 @@ set(CPACK_DEBIAN_PACKAGE_MAINTAINER "postcopyd maintainers <maintainers@postcopy
 set(CPACK_DEBIAN_PACKAGE_RELEASE 1)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS_POLICY ">=")
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
 set(full_version ${PROJECT_VERSION}-${CPACK_DEBIAN_PACKAGE_RELEASE})
 
@@ -59,10 +61,6 @@ service_scripts(postcopyd postcopyd postcopy-sourced "postcopyd postcopy"
 service_scripts(postcopy-source postcopy-sourced postcopyd "postcopy-sourced"
 	postcopy-sourced-control.socket postcopy-sourced-export.socket)
 set(control ${PROJECT_BINARY_DIR}/packaging)
-# Who links the library depends on this. CPack would make it, but only together with scripts
-# that call ldconfig, which the trigger does already.
-get_target_property(soversion postcopy SOVERSION)
-file(WRITE ${control}/shlibs "libpostcopy ${soversion} libpostcopy0 (>= ${PROJECT_VERSION})\n")
 
 set(service_depends "init-system-helpers (>= 1.54~), passwd, systemd (>= 252)")
 package(daemon postcopyd admin "${service_depends}, postcopyctl (>= ${full_version})"
@@ -89,7 +87,7 @@ package(library libpostcopy0 libs ""
 "library for virtual machine monitors that use postcopyd
 Hands a guest's userfaultfds and memory to postcopyd on the host that receives
 it, and to postcopy-sourced on the host that it leaves."
-	${PROJECT_SOURCE_DIR}/packaging/debian/triggers ${control}/shlibs)
+	${PROJECT_SOURCE_DIR}/packaging/debian/triggers)
 package(development libpostcopy-dev libdevel "libpostcopy0 (= ${full_version})"
 "library for virtual machine monitors that use postcopyd - development files
 Hands a guest's userfaultfds and memory to postcopyd on the host that receives
