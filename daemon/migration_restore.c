@@ -419,5 +419,6 @@ int migration_restore_all(struct migration_table *table, struct error *err)
 			r = restore_one(table, f, err);
 	}
 	migration_found_free(all);
+	migration_table_sort_restored(table);
 	return r;
 }

@@ -226,6 +226,22 @@ void migration_table_add_restored(struct migration_table *t, struct migration *m
 	}
 }
 
+static int by_start(const struct migration *a, const struct migration *b)
+{
+	return (a->started_us > b->started_us) - (a->started_us < b->started_us);
+}
+
+static int by_end(const struct migration *a, const struct migration *b)
+{
+	return (a->ended_mono_us > b->ended_mono_us) - (a->ended_mono_us < b->ended_mono_us);
+}
+
+void migration_table_sort_restored(struct migration_table *t)
+{
+	HASH_SRT(hh, t->by_id, by_start);
+	DL_SORT2(t->ended, by_end, ended_prev, ended_next);
+}
+
 struct migration *migration_table_find(const struct migration_table *t, const struct uuid *id)
 {
 	struct migration *m;

@@ -66,6 +66,8 @@ int migration_table_make_room(struct migration_table *t, size_t n, struct error 
 
 /* One that another daemon has left; the table's from here on. */
 void migration_table_add_restored(struct migration_table *t, struct migration *m);
+/* After the last of them: in the order in which they were started, and ended. */
+void migration_table_sort_restored(struct migration_table *t);
 
 struct migration *migration_table_find(const struct migration_table *t, const struct uuid *id);
 /* In order of starting; NULL: the first, and after the last. */

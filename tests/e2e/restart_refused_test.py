@@ -285,6 +285,10 @@ def test_ended_ones_make_room():
         last.run()
         bed.restart_service()
         check(last.show()["state"] == "completed", "the newest is not shown after a restart")
+        newest = bed.migration("ram0:memfd:2M")
+        newest.start()
+        kept = {name.split(".")[0] for name in bed.stored()}
+        check(kept == {last.id, newest.id}, f"not the oldest one left first: {kept}")
 
 
 def test_nothing_is_left_after_an_end():
