@@ -300,7 +300,6 @@ def test_nothing_is_left_after_an_end():
         setup.start()
         bed.ctl("cancel", setup.id)
         bed.ctl("cancel", cancelled.id, "--force")
-        cancelled.guest.say("go")
         cancelled.guest.finish(4)
         allowed = {f"{m.id}.{kind}" for m in (cancelled, setup) for kind in ("record", "state")}
         wait_until("only records and ledgers are left", lambda: set(bed.stored()) <= allowed)

@@ -221,7 +221,10 @@ def test_killed_while_the_source_is_told():
         guest.finish()
         source.finish()
         shown = m.check_ledger(guest)
-        check(shown["state"] == "completed" and not shown["state_text"], str(shown["state_text"]))
+        # The Complete that the dead one had sent may come first: then that is what it hears.
+        check(shown["state"] == "completed", shown["state"])
+        check(shown["state_text"] == "" or "the export is released" in shown["state_text"],
+              shown["state_text"])
 
 
 def test_shown_after_the_end():
