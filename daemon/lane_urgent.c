@@ -2,7 +2,8 @@
 /*
  * Role: the urgent thread's side of a lane. It also coordinates: when the bulk
  * thread has resolved the source's address, the urgent link connects, then the
- * bulk link; if either is lost, both go, and one LINK_LOST is reported.
+ * bulk link; if either is lost, both go, and one LINK_LOST is reported. After Complete
+ * only the urgent link counts.
  */
 #include "core/thread_tuning.h"
 #include "daemon/lane_private.h"
@@ -23,6 +24,7 @@ static void connect_urgent(struct lane *lane, struct order *o)
 	lane->urgent_generation = o->generation;
 	lane->links_up = true;
 	lane->bulk_connected = false;
+	lane->complete_sent = false;
 	if (lane->address)
 		freeaddrinfo(lane->address);
 	lane->address = TAKE_PTR(o->resolved);
@@ -99,7 +101,8 @@ static void bulk_is_lost(struct lane *lane, const struct order *o)
 		lane->urgent_generation = o->generation;
 		lane->links_up = true;
 	}
-	if (o->generation != lane->urgent_generation || !lane->links_up)
+	/* A source that has been told that all is here ends both, in any order. */
+	if (o->generation != lane->urgent_generation || !lane->links_up || lane->complete_sent)
 		return;
 	lane->links_up = false;
 	fault_path_disconnect(lane->faults);
@@ -110,8 +113,12 @@ static void send_complete(struct lane *lane, const struct order *o)
 {
 	struct error err = {0};
 
-	if (fault_path_send(lane->faults, &o->complete) == 0 || !lane->links_up)
-		return; /* when the link is down, LINK_LOST was or will be told */
+	if (fault_path_send(lane->faults, &o->complete) == 0) {
+		lane->complete_sent = true;
+		return;
+	}
+	if (!lane->links_up)
+		return; /* LINK_LOST was or will be told */
 	error_set(&err, -ENOTCONN, "cannot send Complete");
 	fault_path_disconnect(lane->faults);
 	on_urgent_lost(&err, true, lane);
