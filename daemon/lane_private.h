@@ -125,7 +125,7 @@ struct lane {
 	struct addrinfo *address; /* handed to the bulk thread with CONNECT_BULK */
 	bool links_up;            /* none was lost in this generation */
 	bool bulk_connected;
-	bool complete_sent; /* on this urgent link: the bulk link has nothing more to do */
+	bool complete_sent;          /* on this urgent link: the bulk link has nothing more to do */
 	struct lane_event connected; /* what CONNECTED will say */
 
 	/* Bulk thread. */
