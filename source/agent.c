@@ -7,10 +7,12 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "core/log.h"
 #include "core/message_ids.h"
 #include "source/control_server.h"
+#include "source/export_restore.h"
 #include "source/export_server.h"
 #include "source/export_table.h"
 #include "source/link.h"
@@ -66,6 +68,7 @@ static struct export_limits export_limits(const struct settings *s)
 	        .exports = s->exports,
 	        .ended = s->ended,
 	        .export_bytes = s->export_bytes,
+	        .fd_store_max = s->fd_store_max,
 	};
 }
 
@@ -97,6 +100,33 @@ static int make_listener(struct agent *a, const struct settings *s, struct error
 	return r;
 }
 
+/* Their exporters hear of it; destinations come by themselves. */
+static void restored_adopt(struct agent *a)
+{
+	struct export *e, *next;
+
+	HASH_ITER (hh, a->exports->by_id, e, next) {
+		if (e->keep.connection_fd < 0)
+			continue;
+		if (export_server_adopt(a->export_server, TAKE_FD(e->keep.connection_fd), e) < 0)
+			log_migration(LOG_WARNING, e->id_text,
+			              "not enough memory to take up the exporter's connection; its "
+			              "memory is served all the same");
+	}
+}
+
+static void log_fd_store(const struct fd_store *store)
+{
+	if (fd_store_present(store))
+		log_info("what exports need over a restart is kept in the FD store: %u of %u "
+		         "descriptors are used",
+		         fd_store_used(store), fd_store_max(store));
+	else
+		log_notice("there is no service manager with an FD store: if this process ends, "
+		           "guests that have left this host wait until their memory has been "
+		           "exported again");
+}
+
 int agent_new(struct settings *settings, struct agent **ret, struct error *err)
 {
 	struct agent *a = calloc(1, sizeof(*a));
@@ -105,6 +135,8 @@ int agent_new(struct settings *settings, struct agent **ret, struct error *err)
 	if (!a)
 		return error_set(err, -ENOMEM, "not enough memory to start");
 	r = make_tables(a, settings, err);
+	if (r == 0) /* before anybody can ask for them */
+		r = export_restore_all(a->exports, err);
 	if (r == 0)
 		r = make_listener(a, settings, err);
 	if (r == 0)
@@ -119,6 +151,8 @@ int agent_new(struct settings *settings, struct agent **ret, struct error *err)
 		return r;
 	}
 	a->settings = settings;
+	log_fd_store(a->exports->fd_store);
+	restored_adopt(a);
 	log_info("listening for destinations on %s, port %u", settings->listen, agent_port(a));
 	*ret = a;
 	return 0;
@@ -151,6 +185,11 @@ struct loop *agent_loop(struct agent *a)
 uint16_t agent_port(const struct agent *a)
 {
 	return page_listener_port(a->listener);
+}
+
+bool agent_kept(const struct agent *a)
+{
+	return fd_store_present(a->exports->fd_store);
 }
 
 unsigned agent_live_exports(const struct agent *a)

@@ -19,6 +19,9 @@ struct loop *agent_loop(struct agent *a);
 uint16_t agent_port(const struct agent *a);
 unsigned agent_live_exports(const struct agent *a);
 
+/* A service manager keeps the exports over a restart. */
+bool agent_kept(const struct agent *a);
+
 /* Of these, the ones that a guest on another host depends on: it takes pages. */
 unsigned agent_serving(const struct agent *a);
 /* The first of them by id, and how many more: into buf, returned. */

@@ -76,6 +76,7 @@ static int do_export_process(struct control_client *c, const struct control_requ
 	        .regions = regions,
 	        .n_regions = q->export_process.n_ranges,
 	        .exporter = who,
+	        .connection_fd = -1,
 	};
 
 	(void)snprintf(who, sizeof(who), "operator, for pid %d", (int)q->export_process.pid);

@@ -70,6 +70,7 @@ static bool set_state_locked(struct export *e, unsigned from_mask, enum export_s
 
 	if (!(BIT(from) & from_mask) || !(allowed[from] & BIT(to)))
 		return false;
+	export_keep_state(e, (int)to, text); /* whoever sees it below may act upon it */
 	atomic_store_explicit(&e->state, to, memory_order_release);
 	(void)snprintf(e->state_text, sizeof(e->state_text), "%s", text);
 	return true;
@@ -113,6 +114,7 @@ static void drop_memory_if_unused(struct export *e)
 {
 	if (!export_state_final(export_state(e)) || e->n_links > 0)
 		return;
+	export_keep_end(e);
 	region_table_drop_memory(e->regions);
 	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
 		want_free(atomic_exchange(&e->want[lane], NULL));
@@ -223,12 +225,31 @@ int export_freeze(struct export *e, struct error *err)
 	return export_state_final(export_state(e)) ? ended_error(e, err) : 0;
 }
 
+/* Failed already, but with all its memory in the FD store. */
+static int withdraw_stranded(struct export *e, bool force, const char *text, struct error *err)
+{
+	if (!force)
+		return error_set(err, -EBUSY,
+		                 "the memory of export %s is kept for another agent, and a guest "
+		                 "may wait for it: use force if that is to be given up for good",
+		                 e->id_text);
+	export_keep_forget(e);
+	pthread_mutex_lock(&e->lock);
+	atomic_store_explicit(&e->state, EXPORT_WITHDRAWN, memory_order_release);
+	(void)snprintf(e->state_text, sizeof(e->state_text), "%s", text);
+	pthread_mutex_unlock(&e->lock);
+	announce(e);
+	return 0;
+}
+
 int export_withdraw(struct export *e, bool force, const char *who, struct error *err)
 {
 	unsigned from = BIT(EXPORT_EXPORTED) | BIT(EXPORT_FROZEN);
 	char text[ERROR_TEXT_MAX];
 
 	(void)snprintf(text, sizeof(text), "withdrawn by %s", who);
+	if (e->keep.stranded)
+		return withdraw_stranded(e, force, text, err);
 	if (set_state(e, force ? from | BIT(EXPORT_SERVING) : from, EXPORT_WITHDRAWN, text)) {
 		announce(e);
 		return 0;
@@ -237,12 +258,12 @@ int export_withdraw(struct export *e, bool force, const char *who, struct error 
 		return 0;
 	if (export_state(e) == EXPORT_SERVING)
 		return error_set(err, -EBUSY,
-		                 "a destination has taken %" PRIu64
-		                 " pages of export %s: its guest would lose the rest; use force if "
+		                 "a destination has taken pages of export %s (%" PRIu64
+		                 " of this agent): its guest would lose the rest; use force if "
 		                 "that guest is to be given up",
+		                 e->id_text,
 		                 atomic_load(&e->stats.pages_urgent) +
-		                         atomic_load(&e->stats.pages_stream),
-		                 e->id_text);
+		                         atomic_load(&e->stats.pages_stream));
 	return ended_error(e, err);
 }
 
@@ -289,6 +310,7 @@ int export_report_poison(struct export *e, const struct poison_range *ranges, si
 
 void export_exporter_left(struct export *e)
 {
+	export_keep_drop_connection(e);
 	if (export_state_final(export_state(e)))
 		return;
 	if (region_table_gone(e->regions)) {
@@ -428,6 +450,7 @@ struct export *export_unref(struct export *e)
 	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++)
 		want_free(atomic_load(&e->want[lane]));
 	export_audit_all(e);
+	export_keep_fini(&e->keep);
 	poison_set_free(e->poison);
 	region_table_free(e->regions);
 	pthread_mutex_destroy(&e->lock);

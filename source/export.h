@@ -18,6 +18,7 @@
 
 #include "core/error.h"
 #include "core/uuid.h"
+#include "source/export_keep.h"
 #include "source/poison_set.h"
 #include "source/region_table.h"
 #include "source/want.h"
@@ -68,6 +69,7 @@ struct export
 	struct region_table *regions;
 	struct poison_set *poison;
 	struct export_stats stats;
+	struct export_keep keep;
 
 	/* What each lane's stream has left; made when its first link comes, then constant. */
 	_Atomic(struct want *) want[EXPORT_LANES_MAX];

@@ -33,11 +33,16 @@ static bool write_records(struct export *e)
 {
 	struct page_run runs[RUNS_PER_TURN];
 	enum poison_reason reason;
-	size_t n = poison_set_read(e->poison, e->audit_cursor, runs, RUNS_PER_TURN, &reason,
-	                           &e->audit_cursor);
+	uint64_t behind;
+	size_t n =
+	        poison_set_read(e->poison, e->audit_cursor, runs, RUNS_PER_TURN, &reason, &behind);
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		write_record(e, &runs[i], reason);
+		/* Afterwards: a record may come twice over a crash, but none is missing. */
+		e->audit_cursor += runs[i].count;
+		poison_set_audited(e->poison, e->audit_cursor);
+	}
 	return n > 0;
 }
 

@@ -2,11 +2,13 @@
 /*
  * The export socket. A connection stands for one export: it makes it, freezes
  * it, reports lost pages, may withdraw it, and hears of each change of state.
- * The export itself lives on in the table when the connection ends.
+ * The export itself lives on in the table when the connection ends. When the agent ends
+ * both live on: the next one adopts the connection.
  */
 #include "source/export_server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -67,9 +69,9 @@ static void send_ack(struct exporter *x, uint32_t id, int error, const char *tex
 	send_reply(x, &reply);
 }
 
-static void send_state(struct exporter *x)
+static void send_state(struct exporter *x, bool restarted)
 {
-	struct attach_reply reply = {.type = ATTACH_REPLY_STATE};
+	struct attach_reply reply = {.type = ATTACH_REPLY_STATE, .restarted = restarted};
 	enum export_state state = export_state(x->export);
 	char text[ERROR_TEXT_MAX];
 
@@ -87,7 +89,7 @@ static void on_export_changed(struct export *e, void *user)
 
 	DL_FOREACH (s->exporters, x) {
 		if (x->export == e)
-			send_state(x);
+			send_state(x, false);
 	}
 }
 
@@ -103,6 +105,7 @@ static int do_export(struct exporter *x, const struct attach_request *q, int *fd
 	        .regions = q->export.regions,
 	        .n_regions = q->export.n_regions,
 	        .exporter = who,
+	        .connection_fd = ipc_fd(x->ipc),
 	};
 
 	(void)snprintf(who, sizeof(who), "pid %d uid %u", (int)x->peer.pid, (unsigned)x->peer.uid);
@@ -183,7 +186,7 @@ static int on_message(struct ipc_connection *c, const uint8_t *buf, size_t len, 
 	r = do_request(x, &q, fds, n_fds, &why);
 	send_ack(x, q.id, r < 0 ? r : 0, r < 0 ? why.text : "");
 	if (r == 0 && q.type == ATTACH_REQUEST_EXPORT)
-		send_state(x);
+		send_state(x, false);
 	if (r < 0)
 		log_refused(x, &q, why.text);
 	explicit_bzero(q.token, sizeof(q.token));
@@ -248,6 +251,21 @@ static void on_accept(int fd, void *user)
 		send_ack(x, 0, r, err.text);
 		ipc_close_after_flush(x->ipc);
 	}
+}
+
+int export_server_adopt(struct export_server *s, int fd, struct export *e)
+{
+	struct ucred nobody = {0};
+	struct exporter *x;
+
+	(void)fcntl(fd, F_SETFL, O_NONBLOCK); /* as whoever accepted it had done */
+	x = exporter_new(s, fd, &nobody);
+	if (!x)
+		return -ENOMEM;
+	x->peer = *ipc_peer(x->ipc);
+	x->export = export_ref(e);
+	send_state(x, true);
+	return 0;
 }
 
 int export_server_new(struct loop *loop, const char *path, mode_t mode,

@@ -2,7 +2,7 @@
 /*
  * All exports, by migration id. An ended export stays for a while as a
  * tombstone, without memory: postcopyctl shows how it ended, and a destination
- * that missed the answer to its Complete gets it again.
+ * that missed the answer to its Complete gets it again, also from the next agent.
  */
 #include "source/export_table.h"
 
@@ -24,7 +24,9 @@ int export_table_new(struct loop *loop, const struct export_limits *limits,
 	t->loop = loop;
 	t->limits = *limits;
 	t->audit_timer = evtimer_new(loop_base(loop), export_table_on_audit, t);
-	if (!t->audit_timer) {
+	if (!t->audit_timer || fd_store_new(limits->fd_store_max, &t->fd_store) < 0) {
+		if (t->audit_timer)
+			event_free(t->audit_timer);
 		free(t);
 		return -ENOMEM;
 	}
@@ -47,8 +49,17 @@ struct export_table *export_table_free(struct export_table *t)
 	HASH_ITER (hh, t->by_id, e, next)
 		table_remove(t, e);
 	event_free(t->audit_timer);
+	fd_store_free(t->fd_store);
 	free(t);
 	return NULL;
+}
+
+/* For every agent to come as well: its losses are in the journal by then. */
+static void table_forget(struct export_table *t, struct export *e)
+{
+	export_audit_all(e);
+	export_keep_forget(e);
+	table_remove(t, e);
 }
 
 void export_table_observe(struct export_table *t, export_observer_fn fn, void *user)
@@ -63,6 +74,12 @@ void export_table_changed(struct export_table *t, struct export *e)
 		t->observers[i].fn(e, t->observers[i].user);
 }
 
+/* Ended, and nobody uses it any more. */
+static bool is_tombstone(const struct export *e)
+{
+	return export_state_final(e->announced) && e->n_links == 0 && !e->keep.stranded;
+}
+
 /* Forget ended exports over the limit, oldest first. */
 void export_table_trim(struct export_table *t)
 {
@@ -71,7 +88,7 @@ void export_table_trim(struct export_table *t)
 		unsigned n = 0;
 
 		HASH_ITER (hh, t->by_id, e, next) {
-			if (!export_state_final(e->announced) || e->n_links > 0)
+			if (!is_tombstone(e))
 				continue;
 			n++;
 			if (!oldest || e->ended_ns < oldest->ended_ns)
@@ -79,8 +96,42 @@ void export_table_trim(struct export_table *t)
 		}
 		if (n <= t->limits.ended || !oldest)
 			return;
-		table_remove(t, oldest);
+		table_forget(t, oldest);
 	}
+}
+
+/* The one that can best do without: released ones may have to answer a repeated Complete. */
+static struct export *kept_oldest(const struct export_table *t)
+{
+	struct export *e, *next, *best = NULL;
+
+	HASH_ITER (hh, t->by_id, e, next) {
+		bool released = export_state(e) == EXPORT_RELEASED;
+
+		if (!is_tombstone(e) || !e->keep.record)
+			continue;
+		if (!best || (!released && export_state(best) == EXPORT_RELEASED) ||
+		    (released == (export_state(best) == EXPORT_RELEASED) &&
+		     e->ended_ns < best->ended_ns))
+			best = e;
+	}
+	return best;
+}
+
+int export_table_make_room(struct export_table *t, size_t n, struct error *err)
+{
+	struct error full = {0};
+	struct export *e;
+	int r;
+
+	while ((r = fd_store_check_room(t->fd_store, n, &full)) < 0 &&
+	       (e = kept_oldest(t)) != NULL) {
+		export_audit_all(e);
+		export_keep_forget(e);
+	}
+	if (r < 0)
+		*err = full;
+	return r;
 }
 
 static int check_room(struct export_table *t, const struct export_params *params, struct error *err)
@@ -93,6 +144,12 @@ static int check_room(struct export_table *t, const struct export_params *params
 		                 "postcopy-sourced is stopping: it serves the exports it has, and "
 		                 "takes no new one; try again when it has been started again");
 	e = export_table_find(t, params->id);
+	if (e && e->keep.stranded)
+		return error_set(err, -EEXIST,
+		                 "migration %s was exported to an agent before this one, which "
+		                 "cannot take it up: its memory is kept; give that up first "
+		                 "(postcopyctl cancel --force), or use another id",
+		                 e->id_text);
 	if (e && !export_state_final(export_state(e)))
 		return error_set(err, -EEXIST,
 		                 "migration %s is exported already (by %s): withdraw that export "
@@ -108,8 +165,15 @@ static int check_room(struct export_table *t, const struct export_params *params
 	return 0;
 }
 
-static void fill(struct export *e, struct export_table *t, const struct export_params *params)
+int export_new(struct export_table *t, const struct export_params *params, struct export **ret)
 {
+	struct export *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return -ENOMEM;
+	e->refs = 1;
+	e->keep.connection_fd = -1;
+	pthread_mutex_init(&e->lock, NULL);
 	e->id = *params->id;
 	uuid_format(&e->id, e->id_text);
 	memcpy(e->token, params->token, params->token_len);
@@ -119,17 +183,55 @@ static void fill(struct export *e, struct export_table *t, const struct export_p
 	e->table = t;
 	e->started_us = clock_realtime_us();
 	e->started_ns = clock_monotonic_ns();
+	*ret = e;
+	return 0;
 }
 
-/* In place of a tombstone, if there is one. */
-static void table_insert(struct export_table *t, struct export *e)
+void export_table_add_restored(struct export_table *t, struct export *e)
+{
+	HASH_ADD(hh, t->by_id, id, sizeof(e->id), e);
+}
+
+/* All that can fail but keeping it. */
+static int export_make(struct export_table *t, const struct export_params *params, int *fds,
+                       size_t n_fds, struct export **ret, struct error *err)
+{
+	struct export *e;
+	int r;
+
+	if (export_new(t, params, &e) < 0)
+		return error_set(err, -ENOMEM, "not enough memory for an export");
+	r = region_table_new(params->regions, params->n_regions, fds, n_fds, t->limits.export_bytes,
+	                     &e->regions, err);
+	if (r == 0 && poison_set_new(e->regions, &e->poison) < 0)
+		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
+		              (unsigned long long)e->regions->n_pages);
+	if (r < 0)
+		export_unref(e);
+	else
+		*ret = e;
+	return r;
+}
+
+/* In place of a tombstone, if there is one: its names in the FD store are needed. */
+static int table_insert(struct export_table *t, struct export *e,
+                        const struct export_params *params, struct error *err)
 {
 	struct export *old = export_table_find(t, &e->id);
+	int r;
 
+	if (old) {
+		export_audit_all(old);
+		export_keep_forget(old);
+	}
+	r = export_keep_start(e, params, err);
+	if (r < 0)
+		return r;
 	if (old)
 		table_remove(t, old);
 	export_ref(e);
 	HASH_ADD(hh, t->by_id, id, sizeof(e->id), e);
+	return 0;
 }
 
 int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
@@ -140,22 +242,14 @@ int export_table_add(struct export_table *t, const struct export_params *params,
 
 	if (r < 0)
 		return r;
-	e = calloc(1, sizeof(*e));
-	if (!e)
-		return error_set(err, -ENOMEM, "not enough memory for an export");
-	e->refs = 1;
-	pthread_mutex_init(&e->lock, NULL);
-	fill(e, t, params);
-	r = region_table_new(params->regions, params->n_regions, fds, n_fds, t->limits.export_bytes,
-	                     &e->regions, err);
-	if (r == 0 && poison_set_new(e->regions, &e->poison) < 0)
-		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
-		              (unsigned long long)e->regions->n_pages);
+	r = export_make(t, params, fds, n_fds, &e, err);
+	if (r < 0)
+		return r;
+	r = table_insert(t, e, params, err);
 	if (r < 0) {
 		export_unref(e);
 		return r;
 	}
-	table_insert(t, e);
 	log_event(LOG_INFO, MESSAGE_EXPORT_EXPORTED,
 	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
 	                     {"EXPORTER", e->exporter}),

@@ -5,6 +5,7 @@
 
 #include <event2/event.h>
 
+#include "net/fd_store.h"
 #include "net/loop.h"
 #include "source/export.h"
 
@@ -12,6 +13,7 @@ struct export_limits {
 	unsigned exports;      /* that are not ended */
 	unsigned ended;        /* kept to be shown, and to answer a repeated Complete */
 	uint64_t export_bytes; /* of one export */
+	unsigned fd_store_max; /* at start only */
 };
 
 /* What a client says about an export. */
@@ -23,6 +25,7 @@ struct export_params {
 	const struct export_region *regions;
 	size_t n_regions;
 	const char *exporter; /* for people */
+	int connection_fd;    /* the exporter's, borrowed; -1: there is none */
 };
 
 /* The state of an export changed, as the new state tells. */
@@ -33,6 +36,7 @@ typedef void (*export_observer_fn)(struct export *e, void *user);
 struct export_table {
 	struct loop *loop;
 	struct export_limits limits;
+	struct fd_store *fd_store;
 	struct export *by_id;
 	struct {
 		export_observer_fn fn;
@@ -45,7 +49,7 @@ struct export_table {
 
 int export_table_new(struct loop *loop, const struct export_limits *limits,
                      struct export_table **ret);
-/* No link may be left. Always NULL. */
+/* No link may be left; what is in the FD store stays there. Always NULL. */
 struct export_table *export_table_free(struct export_table *t);
 
 /* At start only. */
@@ -58,6 +62,15 @@ void export_table_observe(struct export_table *t, export_observer_fn fn, void *u
  */
 int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
                      size_t n_fds, struct export **ret, struct error *err);
+
+/* One without memory, lost pages and a place in the table. The caller has the reference. -ENOMEM. */
+int export_new(struct export_table *t, const struct export_params *params, struct export **ret);
+
+/* What an earlier agent left: the caller's reference becomes the table's. */
+void export_table_add_restored(struct export_table *t, struct export *e);
+
+/* Until n descriptors fit into the FD store, ended exports give up what they have there. */
+int export_table_make_room(struct export_table *t, size_t n, struct error *err);
 
 /* NULL when there is none; no reference. */
 struct export *export_table_find(const struct export_table *t, const struct uuid *id);

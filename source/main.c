@@ -91,14 +91,20 @@ static void log_left(const struct program *p, const struct service_stop *how)
 }
 
 /*
- * Nothing of an export outlives the agent, so a restart is an end like any other for
- * the guests that take pages.
+ * A guest that takes pages is not left behind, unless that is forced. A restart leaves
+ * nobody behind where a service manager keeps what the next agent needs.
  */
 static bool stop(void *user, const struct service_stop *how)
 {
 	const struct program *p = user;
 	char names[AGENT_NAMES_MAX];
 
+	if (how->restarting && agent_kept(p->agent)) {
+		log_notice("received SIG%s for a restart: ending with %u live exports, which go "
+		           "on when the agent has been started again",
+		           how->signal_name, agent_live_exports(p->agent));
+		return true;
+	}
 	if (how->forced || agent_serving(p->agent) == 0) {
 		log_left(p, how);
 		return true;

@@ -3,7 +3,9 @@
  * Lost pages. Written by the main loop (reports) and by links (read errors),
  * read by links for every page they serve. The bitmap is read without a lock; a
  * page is in the log before its bit can be seen to have been set by somebody
- * else's call, because both change under the mutex.
+ * else's call, because both change under the mutex. And it is in the kept log, where
+ * there is one, before its bit is set: who hears of it hears what every agent to come
+ * will say.
  */
 #include "source/poison_set.h"
 
@@ -23,6 +25,7 @@ struct poison_set {
 	struct poison_entry *log;
 	size_t n_log;
 	size_t cap_log;
+	struct poison_log *kept; /* NULL: nothing outlives us */
 };
 
 const char *poison_reporter_name(enum poison_reporter by)
@@ -64,6 +67,7 @@ struct poison_set *poison_set_free(struct poison_set *s)
 	bitmap_free(s->lost);
 	pthread_mutex_destroy(&s->lock);
 	free(s->log);
+	poison_log_free(s->kept);
 	free(s);
 	return NULL;
 }
@@ -102,47 +106,124 @@ static bool entry_goes_on(const struct poison_set *s, const struct poison_entry 
 	       region_table_find_page(s->regions, page)->first_page != page;
 }
 
-/* Append one page that was not known before, to the last entry where it fits. */
-static void log_append(struct poison_set *s, uint64_t page, enum poison_reason reason,
-                       enum poison_reporter by, uint64_t now_us)
+/* Pages that were not known before, and that are kept: to the last entry where they fit. */
+static void run_enter(struct poison_set *s, const struct poison_log_entry *run)
 {
+	enum poison_reason reason = (enum poison_reason)run->reason;
+	enum poison_reporter by = (enum poison_reporter)run->by;
 	struct poison_entry *last = s->n_log ? &s->log[s->n_log - 1] : NULL;
 
-	if (last && entry_goes_on(s, last, page, reason, by)) {
-		last->count++;
+	for (uint64_t page = run->first; page < run->first + run->count; page++)
+		(void)bitmap_test_and_set_atomic(s->lost, page);
+	if (last && entry_goes_on(s, last, run->first, reason, by)) {
+		last->count += run->count;
 		return;
 	}
 	s->log[s->n_log++] = (struct poison_entry){
-	        .first = page,
-	        .count = 1,
+	        .first = run->first,
+	        .count = run->count,
 	        .before = last ? last->before + last->count : 0,
-	        .time_us = now_us,
+	        .time_us = run->time_us,
 	        .reason = reason,
 	        .by = by,
 	};
 }
 
+/* The first pages from page on that are not known; how many there are before end. */
+static uint64_t run_find(const struct poison_set *s, uint64_t *page, uint64_t end)
+{
+	uint64_t n = 0;
+
+	while (*page < end && bitmap_test_atomic(s->lost, *page))
+		++*page;
+	while (*page + n < end && !bitmap_test_atomic(s->lost, *page + n))
+		n++;
+	return n;
+}
+
 int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum poison_reason reason,
                    enum poison_reporter by, uint64_t *ret_added)
 {
-	uint64_t now_us = clock_realtime_us(), added = 0;
+	struct poison_log_entry run = {
+	        .first = first,
+	        .time_us = clock_realtime_us(),
+	        .reason = reason,
+	        .by = by,
+	};
+	uint64_t added = 0;
 	int r = 0;
 
 	pthread_mutex_lock(&s->lock);
-	for (uint64_t page = first; page < first + count; page++) {
+	while ((run.count = run_find(s, &run.first, first + count)) > 0) {
 		r = log_reserve(s);
+		if (r == 0 && s->kept)
+			r = poison_log_append(s->kept, &run);
 		if (r < 0)
 			break;
-		if (bitmap_test_and_set_atomic(s->lost, page))
-			continue;
-		log_append(s, page, reason, by, now_us);
-		added++;
+		run_enter(s, &run);
+		added += run.count;
+		run.first += run.count;
 	}
 	atomic_fetch_add_explicit(&s->count, added, memory_order_release);
 	pthread_mutex_unlock(&s->lock);
 	if (ret_added)
 		*ret_added = added;
 	return r;
+}
+
+static int check_kept(struct poison_set *s, const struct poison_log_entry *e, uint64_t i,
+                      struct error *err)
+{
+	struct error why;
+	uint64_t page = e->first;
+
+	if (e->reason > POISON_REASON_INHERITED || e->by > POISON_BY_READ)
+		return error_set(err, -EBADMSG,
+		                 "entry %llu of the log of its lost pages has reason %u, reporter "
+		                 "%u",
+		                 (unsigned long long)i, e->reason, e->by);
+	if (region_table_check_run(s->regions, e->first, e->count, &why) < 0)
+		return error_set(err, -EBADMSG, "entry %llu of the log of its lost pages: %s",
+		                 (unsigned long long)i, why.text);
+	if (run_find(s, &page, e->first + e->count) != e->count)
+		return error_set(err, -EBADMSG,
+		                 "entry %llu of the log of its lost pages repeats one before it",
+		                 (unsigned long long)i);
+	return 0;
+}
+
+int poison_set_keep(struct poison_set *s, struct poison_log *log, struct error *err)
+{
+	uint64_t n_pages = 0;
+
+	for (uint64_t i = 0; i < log->counts.n_entries; i++) {
+		struct poison_log_entry e;
+		int r = poison_log_read(log, i, &e, err);
+
+		if (r == 0)
+			r = check_kept(s, &e, i, err);
+		if (r == 0 && log_reserve(s) < 0)
+			r = error_set(err, -ENOMEM, "not enough memory for its lost pages");
+		if (r < 0)
+			return r;
+		run_enter(s, &e);
+		n_pages += e.count;
+	}
+	if (log->counts.n_audited > n_pages)
+		return error_set(err, -EBADMSG,
+		                 "the log of its lost pages has %llu, but says that the journal "
+		                 "has %llu",
+		                 (unsigned long long)n_pages,
+		                 (unsigned long long)log->counts.n_audited);
+	atomic_store_explicit(&s->count, n_pages, memory_order_release);
+	s->kept = log;
+	return 0;
+}
+
+void poison_set_audited(struct poison_set *s, uint64_t n_pages)
+{
+	if (s->kept)
+		poison_log_audited(s->kept, n_pages);
 }
 
 /* The entry that holds the lost page number cursor; cursor < count. */

@@ -15,6 +15,8 @@
 #include <stdint.h>
 
 #include "core/cleanup.h"
+#include "core/error.h"
+#include "source/poison_log.h"
 #include "source/region_table.h"
 #include "wire/page_message.h"
 
@@ -40,8 +42,15 @@ struct poison_set;
 
 /* For the pages of the table, which must live as long: no run crosses a region's end. */
 int poison_set_new(const struct region_table *regions, struct poison_set **ret);
-struct poison_set *poison_set_free(struct poison_set *s); /* always NULL */
+struct poison_set *poison_set_free(struct poison_set *s); /* always NULL, its log as well */
 DEFINE_CLEANUP(struct poison_set, poison_set_free)
+
+/*
+ * Before another thread knows the set: take over what the log has, and from now on have
+ * each entry in it before it counts. The log is taken on success. -EBADMSG with a text for
+ * a log that makes no sense, -ENOMEM.
+ */
+int poison_set_keep(struct poison_set *s, struct poison_log *log, struct error *err);
 
 bool poison_set_test(const struct poison_set *s, uint64_t page);
 
@@ -50,7 +59,8 @@ uint64_t poison_set_count(const struct poison_set *s);
 
 /*
  * These pages, all in one region, are lost. Pages that were known before stay as they were.
- * *ret_added (may be NULL) is how many are new. -ENOMEM: only some are in.
+ * *ret_added (may be NULL) is how many are new. -ENOMEM, or -errno of the log: only some
+ * are in.
  */
 int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum poison_reason reason,
                    enum poison_reporter by, uint64_t *ret_added);
@@ -61,6 +71,9 @@ int poison_set_add(struct poison_set *s, uint64_t first, uint64_t count, enum po
  */
 size_t poison_set_read(struct poison_set *s, uint64_t cursor, struct page_run *runs, size_t max,
                        enum poison_reason *ret_reason, uint64_t *ret_cursor);
+
+/* Main loop: the journal has the first so many lost pages; also over a restart. */
+void poison_set_audited(struct poison_set *s, uint64_t n_pages);
 
 /* A copy of the log, for reports; *ret is malloc()ed, NULL when it is empty. */
 int poison_set_copy(struct poison_set *s, struct poison_entry **ret, size_t *ret_n);

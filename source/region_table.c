@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The regions of an export: made and checked on the main loop when a client
- * exports memory, then read by every link. Nothing in it can be reached by a
+ * exports memory, or an earlier agent left it, then read by every link. Nothing in it can be reached by a
  * page number that has not passed region_table_find_page() or _check_run().
  */
 #include "source/region_table.h"
@@ -76,8 +76,37 @@ static int check_backing(const struct export_region *r, const struct memory *m, 
 	return memory_check_range(m, r->fd_offset, r->length_bytes, err);
 }
 
-static int region_add(struct region_table *t, const struct export_region *r, const int *fds,
-                      size_t n_fds, uint64_t max_bytes, struct error *err)
+/* What the regions are made of. */
+struct source {
+	int *fds;
+	size_t n_fds;
+	bool restored; /* its content was checked when it was exported */
+};
+
+static int memory_find(const struct export_region *r, const struct source *from, struct memory *ret,
+                       struct error *err)
+{
+	int e;
+
+	if (from->restored && from->n_fds == 0) {
+		*ret = (struct memory){-1, r->backing == BACKING_ANONYMOUS ? MEMORY_PROCESS
+		                                                           : MEMORY_FILE};
+		return 0;
+	}
+	if (r->fd >= from->n_fds || from->fds[r->fd] < 0)
+		return error_set(err, -EINVAL,
+		                 "it names descriptor %" PRIu32 ", but %zu came with the message",
+		                 r->fd, from->n_fds);
+	e = memory_identify(from->fds[r->fd], ret, err);
+	if (e < 0 || !from->restored)
+		return e < 0 ? e : check_backing(r, ret, err);
+	if (!memory_alive(ret, r->fd_offset))
+		return error_set(err, -ESRCH, "the process whose memory this is has gone");
+	return 0;
+}
+
+static int region_add(struct region_table *t, const struct export_region *r,
+                      const struct source *from, uint64_t max_bytes, struct error *err)
 {
 	struct source_region *to = &t->regions[t->n_regions];
 	int e = check_sizes(r, err);
@@ -91,13 +120,7 @@ static int region_add(struct region_table *t, const struct export_region *r, con
 		                 "the regions together exceed %" PRIu64
 		                 " bytes (setting [exports] bytes)",
 		                 max_bytes);
-	if (r->fd >= n_fds || fds[r->fd] < 0)
-		return error_set(err, -EINVAL,
-		                 "it names descriptor %" PRIu32 ", but %zu came with the message",
-		                 r->fd, n_fds);
-	e = memory_identify(fds[r->fd], &to->memory, err);
-	if (e == 0)
-		e = check_backing(r, &to->memory, err);
+	e = memory_find(r, from, &to->memory, err);
 	if (e < 0)
 		return e;
 	memcpy(to->name, r->name, sizeof(to->name));
@@ -113,14 +136,15 @@ static int region_add(struct region_table *t, const struct export_region *r, con
 	return 0;
 }
 
-int region_table_new(const struct export_region *regions, size_t n_regions, int *fds, size_t n_fds,
-                     uint64_t max_bytes, struct region_table **ret, struct error *err)
+static int table_make(const struct export_region *regions, size_t n_regions,
+                      const struct source *from, uint64_t max_bytes, struct region_table **ret,
+                      struct error *err)
 {
-	if (n_regions == 0 || n_regions > REGIONS_MAX || n_fds > ATTACH_FDS_MAX)
+	if (n_regions == 0 || n_regions > REGIONS_MAX || from->n_fds > ATTACH_FDS_MAX)
 		return error_set(err, -EINVAL,
 		                 "%zu regions and %zu descriptors: 1 to %d regions and at most %d "
 		                 "descriptors can be exported",
-		                 n_regions, n_fds, REGIONS_MAX, ATTACH_FDS_MAX);
+		                 n_regions, from->n_fds, REGIONS_MAX, ATTACH_FDS_MAX);
 
 	_cleanup_(cleanup_region_table_free) struct region_table *t = calloc(1, sizeof(*t));
 
@@ -128,13 +152,34 @@ int region_table_new(const struct export_region *regions, size_t n_regions, int 
 		t->regions = calloc(n_regions, sizeof(*t->regions));
 	if (!t || !t->regions)
 		return error_set(err, -ENOMEM, "not enough memory for %zu regions", n_regions);
-	for (size_t i = 0; i < n_regions; i++)
-		if (region_add(t, &regions[i], fds, n_fds, max_bytes, err) < 0)
-			return error_prefix(err, "region %s", regions[i].name);
-	for (t->n_fds = 0; t->n_fds < n_fds; t->n_fds++)
-		t->fds[t->n_fds] = TAKE_FD(fds[t->n_fds]);
+	for (size_t i = 0; i < n_regions; i++) {
+		int r = region_add(t, &regions[i], from, max_bytes, err);
+
+		if (r < 0) {
+			error_prefix(err, "region %s", regions[i].name);
+			return r;
+		}
+	}
+	for (t->n_fds = 0; t->n_fds < from->n_fds; t->n_fds++)
+		t->fds[t->n_fds] = TAKE_FD(from->fds[t->n_fds]);
 	*ret = TAKE_PTR(t);
 	return 0;
+}
+
+int region_table_new(const struct export_region *regions, size_t n_regions, int *fds, size_t n_fds,
+                     uint64_t max_bytes, struct region_table **ret, struct error *err)
+{
+	const struct source from = {.fds = fds, .n_fds = n_fds};
+
+	return table_make(regions, n_regions, &from, max_bytes, ret, err);
+}
+
+int region_table_restore(const struct export_region *regions, size_t n_regions, int *fds,
+                         size_t n_fds, struct region_table **ret, struct error *err)
+{
+	const struct source from = {.fds = fds, .n_fds = n_fds, .restored = true};
+
+	return table_make(regions, n_regions, &from, UINT64_MAX, ret, err);
 }
 
 void region_table_drop_memory(struct region_table *t)

@@ -44,6 +44,15 @@ struct region_table {
  */
 int region_table_new(const struct export_region *regions, size_t n_regions, int *fds, size_t n_fds,
                      uint64_t max_bytes, struct region_table **ret, struct error *err);
+
+/*
+ * The same for what an earlier agent had checked, and which is served whatever has become
+ * of it since. Without descriptors (n_fds 0) it is the table of an export without memory.
+ * -ESRCH when a process that had memory has gone; else as above.
+ */
+int region_table_restore(const struct export_region *regions, size_t n_regions, int *fds,
+                         size_t n_fds, struct region_table **ret, struct error *err);
+
 struct region_table *region_table_free(struct region_table *t); /* always NULL */
 DEFINE_CLEANUP(struct region_table, region_table_free)
 

@@ -94,6 +94,17 @@ static struct export *check_migration(struct session *s, const struct page_messa
 	return e;
 }
 
+/* An agent that can read what is kept of it may still come: wait, and keep what you have. */
+static bool check_taken_up(struct session *s, const struct export *e)
+{
+	if (!e->keep.stranded)
+		return true;
+	refuse(s, WIRE_ERROR_INTERNAL,
+	       "the source agent was restarted and cannot take this export up; its log says why",
+	       "");
+	return false;
+}
+
 /* The peer learns only that it was refused, the log which of the two was wrong. */
 static bool check_peer(struct session *s, const struct export *e, const struct page_message *m)
 {
@@ -141,7 +152,7 @@ static void on_hello(struct session *s, const struct page_message *m)
 	if (!check_version(s, m))
 		return;
 	e = check_migration(s, m);
-	if (!e || !check_peer(s, e, m) || !check_alive(s, e))
+	if (!e || !check_taken_up(s, e) || !check_peer(s, e, m) || !check_alive(s, e))
 		return;
 	if (m->hello.lane >= EXPORT_LANES_MAX) {
 		(void)snprintf(text, sizeof(text), "lane %" PRIu32 " is over the largest, %d",

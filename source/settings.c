@@ -54,6 +54,8 @@ static const struct config_option table[] = {
                "ended exports that stay in the list"),
         OPTION("exports", "bytes", config_parse_bytes, export_bytes, "16T", true, "bytes",
                "largest export"),
+        OPTION("exports", "fd_store_max", config_parse_uint, fd_store_max, "2560", false, NULL,
+               "descriptors that the service manager keeps"),
 
         OPTION("links", "max", config_parse_uint, links, "1024", true, NULL,
                "connections of destinations, a thread each"),

@@ -31,6 +31,7 @@ struct settings {
 	unsigned exports;
 	unsigned ended;
 	uint64_t export_bytes;
+	unsigned fd_store_max;
 	unsigned links;
 	uint64_t bandwidth;
 	uint64_t socket_buffer_bytes;

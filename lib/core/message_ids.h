@@ -208,6 +208,18 @@
 #define MESSAGE_EXPORTER_LEFT "76a385ff746149d9ae97d4f335136dcd"
 
 /*
+ * A restarted agent has taken an export up that has not ended. Fields: MIGRATION_ID,
+ * EXPORT_STATE, PEER, EXPORTER.
+ */
+#define MESSAGE_EXPORT_RESTORED "64a87157777842028470b7ec90779c9f"
+
+/*
+ * A restarted agent cannot take an export up: what is kept of it stays in the FD store.
+ * Fields: MIGRATION_ID, REASON.
+ */
+#define MESSAGE_EXPORT_STRANDED "fc7ed1057ec34fd3951223cf6c21fd17"
+
+/*
  * The agent is to end and does not yet, for the sake of a guest on another host. Fields:
  * MIGRATION_ID, PEER, PEER_ADDRESS.
  */

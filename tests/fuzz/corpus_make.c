@@ -11,6 +11,7 @@
 #include "fuzz.h"
 #include "wire/attach_message.h"
 #include "wire/control_message.h"
+#include "wire/export_record.h"
 #include "wire/page_message.h"
 #include "wire/state_message.h"
 
@@ -272,6 +273,50 @@ static void state_seeds(void)
 	state_seed("ended", &m);
 }
 
+static void export_record_seed(const char *name, const struct export_record *m)
+{
+	uint8_t *buf;
+	size_t len;
+
+	FUZZ_CHECK(export_record_encode(m, &buf, &len) == 0);
+	seed_write("export_record", name, buf, len);
+	free(buf);
+}
+
+static void export_record_seeds(void)
+{
+	static struct export_region regions[] = {{.name = "ram",
+	                                          .length_bytes = 1 << 20,
+	                                          .page_size_bytes = 4096,
+	                                          .backing = BACKING_MEMFD},
+	                                         {.name = "anon",
+	                                          .gpa = {UINT64_C(1) << 32},
+	                                          .length_bytes = 4096,
+	                                          .page_size_bytes = 4096,
+	                                          .backing = BACKING_ANONYMOUS,
+	                                          .fd = 1,
+	                                          .fd_offset = {0x7f0000000000}}};
+	struct export_record m = {
+	        .program_version = "0.1.0",
+	        .export = {.type = ATTACH_REQUEST_EXPORT,
+	                   .version = 1,
+	                   .token_len = TOKEN_BYTES_MIN,
+	                   .export = {"destination.example", regions, 1}},
+	        .n_memory = 1,
+	        .exporter = "pid 12 uid 0",
+	        .started_us = 1700000000000000,
+	};
+
+	export_record_seed("exported", &m);
+	m.export.export.n_regions = m.n_memory = 2;
+	m.state = EXPORT_RECORD_SERVING;
+	export_record_seed("serving", &m);
+	m.state = EXPORT_RECORD_RELEASED;
+	m.ended_us = 1700000000000005;
+	strcpy(m.state_text, "destination has 256 pages");
+	export_record_seed("released", &m);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 2) {
@@ -287,5 +332,6 @@ int main(int argc, char **argv)
 	control_request_seeds();
 	control_response_seeds();
 	state_seeds();
+	export_record_seeds();
 	return 0;
 }
