@@ -4,7 +4,7 @@ killed, restarted, frozen and replaced: no byte is wrong, no lost page is readab
 thread hangs, each loss has one record in the journal.
 
 Runs in a machine of its own (tests/systemd/run.sh). POSTCOPY_KILLS: how often the
-daemon is killed (default 100).
+daemon is killed (default 100), and the agent a quarter of that.
 """
 import os
 import pathlib
@@ -15,12 +15,13 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from system_bed import DAEMON, SystemBed, systemctl  # noqa: E402 pylint: disable=wrong-import-position
+from system_bed import AGENT, DAEMON, SystemBed, systemctl  # noqa: E402 pylint: disable=wrong-import-position
 from e2e import PATIENCE, Proxy, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
 REGIONS = ("ram0:memfd:96M", "ram1:anon:96M", "ram2:memfd-minor:64M")
 KILLS = int(os.environ.get("POSTCOPY_KILLS", 100))
+AGENT_KILLS = max(1, KILLS // 4)
 
 
 class Run:
@@ -77,55 +78,80 @@ def served_after(run, since, least_ms=5):
         return None
 
 
-def test_kill_often():
-    """No crash loses a guest: kill -9 at random moments of demand paging and stream."""
+def kill_often(times, names):
+    """kill -9 at random moments of demand paging and stream; the times until a page came."""
     killed, ms = 0, []
-    while killed < KILLS:
+    while killed < times:
         with SystemBed(FAST) as bed:
+            services = [getattr(bed, name) for name in names]
             run = Run(bed)
-            while killed < KILLS and run.live():
+            while killed < times and run.live():
                 time.sleep(random.random() * 0.15)
                 since = time.monotonic()
-                pid = bed.daemon.signal(signal.SIGKILL)
+                pids = [service.signal(signal.SIGKILL) for service in services]
                 killed += 1
                 run.faults += 1
-                bed.daemon.wait_active(other_than=pid)
+                for service, pid in zip(services, pids):
+                    service.wait_active(other_than=pid)
                 ms.append(served_after(run, since))
             run.finish()
-    table("kill -9 of the daemon", killed, ms)
+    return ms
+
+
+def test_kill_often():
+    """No crash of the daemon loses a guest."""
+    table("kill -9 of the daemon", KILLS, kill_often(KILLS, ["daemon"]))
+
+
+def test_kill_agent_often():
+    """Nor does one of the agent on the source."""
+    table("kill -9 of the agent", AGENT_KILLS, kill_often(AGENT_KILLS, ["agent"]))
+
+
+def test_kill_both_often():
+    """Nor one of both at once."""
+    table("kill -9 of both", AGENT_KILLS, kill_often(AGENT_KILLS, ["daemon", "agent"]))
 
 
 def test_watchdog():
-    """A daemon that stands still is ended by systemd's watchdog, and its guest goes on."""
+    """A service that stands still is ended by systemd's watchdog, and the guest goes on."""
     with SystemBed(FAST) as bed:
-        run = Run(bed, limit="8M")
-        since = time.monotonic()
-        pid = bed.daemon.signal(signal.SIGSTOP)
-        bed.daemon.wait_active(other_than=pid)
-        ms = [served_after(run, since, least_ms=1000)]
-        check("Watchdog timeout" in bed.journal(), "it was not the watchdog")
+        run = Run(bed, limit="4M")
+        for service, what in ((bed.daemon, "daemon"), (bed.agent, "agent")):
+            since = time.monotonic()
+            pid = service.signal(signal.SIGSTOP)
+            service.wait_active(other_than=pid)
+            ms = [served_after(run, since, least_ms=1000)]
+            check("Watchdog timeout" in bed.journal(service.unit), "it was not the watchdog")
+            table(f"SIGSTOP of the {what} (watchdog)", 1, ms)
         run.finish()
-    table("SIGSTOP of the daemon (watchdog)", 1, ms)
+
+
+def restart_often(run, service):
+    ms = []
+    for _ in range(5):
+        since = time.monotonic()
+        pid = service.pid
+        systemctl("restart", service.unit)
+        service.wait_active(other_than=pid)
+        ms.append(served_after(run, since))
+    table(f"systemctl restart of {service.name}", len(ms), ms)
 
 
 def test_restart():
     """systemctl restart, and daemon-reexec of systemd itself, lose nothing."""
     with SystemBed(FAST) as bed:
         run = Run(bed)
-        ms = []
-        for _ in range(5):
-            since = time.monotonic()
-            pid = bed.daemon.pid
-            systemctl("restart", DAEMON)
-            bed.daemon.wait_active(other_than=pid)
-            ms.append(served_after(run, since))
+        restart_often(run, bed.daemon)
+        restart_often(run, bed.agent)
         systemctl("daemon-reexec")
         systemctl("daemon-reload")
-        pid = bed.daemon.signal(signal.SIGKILL)
-        bed.daemon.wait_active(other_than=pid)
+        pids = [service.signal(signal.SIGKILL) for service in (bed.daemon, bed.agent)]
+        for service, pid in zip((bed.daemon, bed.agent), pids):
+            service.wait_active(other_than=pid)
         run.finish()
-    table("systemctl restart", 5, ms)
-    table("daemon-reexec, daemon-reload, kill -9", 1)
+        wait_until("only record and log are kept", lambda: bed.stored(AGENT) == 2)
+    table("daemon-reexec, daemon-reload, kill -9 of both", 1)
 
 
 def test_vmm_death():
@@ -136,6 +162,7 @@ def test_vmm_death():
         run.guest.kill()
         run.m.wait_state("failed")
         wait_until("only record and state are kept", lambda: bed.stored() == 2)
+        check(bed.stored(AGENT) >= 6, f"{bed.stored(AGENT)} descriptors are kept on the source")
         pid = bed.daemon.signal(signal.SIGKILL)
         bed.daemon.wait_active(other_than=pid)
         check(run.m.show()["state"] == "failed", "not shown as failed after a restart")
@@ -196,5 +223,5 @@ def test_stop_waits_for_the_guest():
 
 
 if __name__ == "__main__":
-    main(test_kill_often, test_watchdog, test_restart, test_vmm_death, test_store_full,
+    main(test_kill_often, test_kill_agent_often, test_kill_both_often, test_watchdog, test_restart, test_vmm_death, test_store_full,
          test_reload_with_new_keys, test_stop_waits_for_the_guest)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package of the daemon is replaced in the middle of a migration: by one of a higher
-version, and by the one before again. The guest notices nothing but a short wait.
+"""The packages of both services are replaced in the middle of a migration: by those of a
+higher version, and by the ones before again. The guest notices nothing but a short wait.
 
 Runs in a machine of its own (tests/systemd/run.sh). POSTCOPY_PACKAGES, POSTCOPY_HIGHER:
 the folders of this version's packages and of a higher one's.
@@ -21,9 +21,10 @@ PACKAGES = [pathlib.Path(os.environ.get(f"POSTCOPY_{name}", "/nonexistent"))
 
 
 def install(folder):
-    """What runs on a host that receives guests; as unattended upgrades do."""
-    packages = [*folder.glob("postcopyd_*.deb"), *folder.glob("postcopyctl_*.deb")]
-    check(len(packages) == 2, f"{folder} has {packages}")
+    """What runs on a host that sends and receives guests; as unattended upgrades do."""
+    packages = [file for name in ("postcopyd", "postcopy-source", "postcopyctl")
+                for file in folder.glob(f"{name}_*.deb")]
+    check(len(packages) == 3, f"{folder} has {packages}")
     r = subprocess.run(["dpkg", "--force-confold", "--install", *packages], text=True,
                        capture_output=True, check=False, timeout=60)
     check(r.returncode == 0, f"dpkg: {r.stdout}{r.stderr}")
@@ -73,13 +74,16 @@ def test_upgrade_in_a_migration():
         run, ms = Run(bed, limit="4M", source=SlowLink(bed).address), []
         for folder in PACKAGES:
             check(run.live(), "the migration has ended before the upgrade")
-            pid, since = bed.daemon.pid, time.monotonic()
+            services, since = (bed.daemon, bed.agent), time.monotonic()
+            pids = [service.pid for service in services]
             install(folder)
-            bed.daemon.wait_active(other_than=pid)
-            check(f"postcopyd {folder.name} is ready" in bed.journal(), "another version runs")
+            for service, pid in zip(services, pids):
+                service.wait_active(other_than=pid)
+                check(f"{service.name} {folder.name} is ready" in bed.journal(service.unit),
+                      f"another version of {service.name} runs")
             ms.append(longest_wait(run, since))
         run.finish()
-    table("upgrade and downgrade of the package (longest wait)", len(ms), ms)
+    table("upgrade and downgrade of the packages (longest wait)", len(ms), ms)
 
 
 if __name__ == "__main__":
