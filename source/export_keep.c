@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,23 +79,33 @@ static int request_copy(struct export *e, const struct export_params *params, in
 	return 0;
 }
 
+/* Which of these an export has in the store; stranded ones have all they had. -1: none. */
+static int64_t find_shared(const struct export *o, const int *kept, uint32_t n_kept)
+{
+	if (!o->keep.memory && !o->keep.stranded)
+		return -1;
+	for (size_t i = 0; i < o->regions->n_fds; i++)
+		for (uint32_t n = 0; o->regions->fds[i] >= 0 && n < n_kept; n++)
+			if (same_open_file(o->regions->fds[i], kept[n]))
+				return n;
+	return -1;
+}
+
 /* The store takes an open file once, whoever keeps it. */
 static int check_shared(const struct export *e, const int *kept, struct error *err)
 {
 	struct export *o, *next;
 
 	HASH_ITER (hh, e->table->by_id, o, next) {
-		for (size_t i = 0; o != e && o->keep.memory && i < o->regions->n_fds; i++)
-			for (uint32_t n = 0; n < e->keep.n_memory; n++)
-				if (o->regions->fds[i] >= 0 &&
-				    same_open_file(o->regions->fds[i], kept[n]))
-					return error_set(
-					        err, -EEXIST,
-					        "the memory's descriptor %u is the open file "
-					        "that is exported as migration %s already, and "
-					        "the service manager's FD store takes it once: "
-					        "open it again, or withdraw that export",
-					        n, o->id_text);
+		int64_t n = o != e ? find_shared(o, kept, e->keep.n_memory) : -1;
+
+		if (n >= 0)
+			return error_set(err, -EEXIST,
+			                 "the memory's descriptor %" PRId64
+			                 " is the open file that is exported as migration %s "
+			                 "already, and the service manager's FD store takes it "
+			                 "once: open it again, or withdraw that export",
+			                 n, o->id_text);
 	}
 	return 0;
 }

@@ -179,7 +179,14 @@ static void log_restored(const struct export *e)
 	          poison_set_count(e->poison));
 }
 
-/* *ret: an export with everything; NULL on failure. */
+/* For the next try, by an agent that can. */
+static void memory_give_back(struct export *e, struct export_found *f)
+{
+	for (size_t i = 0; e->regions && i < e->regions->n_fds; i++)
+		f->memory[i] = TAKE_FD(e->regions->fds[i]);
+}
+
+/* *ret: an export with everything. On failure f has what is in the store but the record. */
 static int restore_found(struct export_table *t, struct export_found *f, struct export **ret,
                          struct error *why)
 {
@@ -199,19 +206,23 @@ static int restore_found(struct export_table *t, struct export_found *f, struct 
 		if (gone)
 			export_fail(e, "the process that exported its own memory has gone");
 		*ret = e;
-	} else {
+	} else if (e) {
+		memory_give_back(e, f);
 		export_unref(e);
 	}
 	export_record_free(&r);
 	return rc;
 }
 
-/* Nothing is known of it but its id; no destination gets a page or a final answer. */
-static int strand(struct export_table *t, const struct uuid *id, const char *why,
+/*
+ * Nothing is known of it but its id, and which open files it keeps in the store; no
+ * destination gets a page or a final answer.
+ */
+static int strand(struct export_table *t, struct export_found *f, const char *why,
                   struct export **ret, struct error *err)
 {
 	const struct export_params params = {
-	        .id = id,
+	        .id = &f->id,
 	        .token = (const uint8_t *)"",
 	        .peer_identity = "",
 	        .exporter = "unknown",
@@ -225,6 +236,8 @@ static int strand(struct export_table *t, const struct uuid *id, const char *why
 		export_unref(e);
 		return error_set(err, -ENOMEM, "not enough memory for an export");
 	}
+	for (e->regions->n_fds = 0; e->regions->n_fds < ARRAY_SIZE(f->memory); e->regions->n_fds++)
+		e->regions->fds[e->regions->n_fds] = TAKE_FD(f->memory[e->regions->n_fds]);
 	e->keep.stranded = true;
 	e->ended_ns = e->started_ns;
 	atomic_store(&e->state, EXPORT_FAILED);
@@ -247,7 +260,7 @@ static int restore_one(struct export_table *t, struct export_found *f, struct er
 	int r = restore_found(t, f, &e, &why);
 
 	if (r < 0) {
-		r = strand(t, &f->id, why.text, &e, err);
+		r = strand(t, f, why.text, &e, err);
 		if (r < 0)
 			return r;
 	}

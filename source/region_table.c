@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The regions of an export: made and checked on the main loop when a client
- * exports memory, or an earlier agent left it, then read by every link. Nothing in it can be reached by a
- * page number that has not passed region_table_find_page() or _check_run().
+ * exports memory, or an earlier agent left it, then read by every link. Nothing in it can
+ * be reached by a page number that has not passed region_table_find_page() or _check_run().
  */
 #include "source/region_table.h"
 
@@ -194,8 +194,7 @@ struct region_table *region_table_free(struct region_table *t)
 {
 	if (!t)
 		return NULL;
-	if (t->regions)
-		region_table_drop_memory(t);
+	region_table_drop_memory(t);
 	free(t->regions);
 	free(t);
 	return NULL;

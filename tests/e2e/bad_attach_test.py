@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bad input from VMMs and operators: a clear text, that one ends, nothing else is disturbed."""
+import os
 import pathlib
+import socket
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-import array
-import os
-import socket
-import struct
-import uuid
-
+from attach_wire import ask, field, head  # noqa: E402 pylint: disable=wrong-import-position
 from e2e import Bed, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "100ms"}}
@@ -95,22 +92,6 @@ def test_minor_alone_is_never_what_happens():
         bed.migration("ram0:memfd-minor:32M", poison=8).run()
 
 
-# The attach protocol by hand, for what libpostcopy would not send.
-
-def varint(n):
-    out = b""
-    while n > 127:
-        out += bytes([n & 127 | 128])
-        n >>= 7
-    return out + bytes([n])
-
-
-def field(number, value):
-    if isinstance(value, int):
-        return varint(number << 3) + varint(value) if value else b""
-    return varint(number << 3 | 2) + varint(len(value)) + value
-
-
 def region(name=b"ram0", gpa=0, hva=1 << 40, length=1 << 20, page_size=4096, backing=1, mode=1,
            uffd=0):
     return field(5, field(1, name) + field(2, gpa) + field(3, hva) + field(4, length) +
@@ -119,20 +100,7 @@ def region(name=b"ram0", gpa=0, hva=1 << 40, length=1 << 20, page_size=4096, bac
 
 def attach_by_hand(m, body, fds, uffds=1):
     """The answer's text to an Attach with these regions and descriptors."""
-    token = bytes.fromhex(open(m.token, encoding="ascii").read().strip())
-    message = field(1, field(1, 1) + field(2, uuid.UUID(m.id).bytes) + field(3, token) +
-                    field(4, uffds) + body)
-    with socket.socket(socket.AF_UNIX) as s:
-        s.settimeout(20)
-        s.connect(str(m.bed.dir / "attach.sock"))
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        s.sendmsg([struct.pack("<I", len(message)) + message], rights)
-        data = b""
-        while part := s.recv(65536):
-            data += part
-            if len(data) > 4 and len(data) - 4 >= struct.unpack("<I", data[:4])[0]:
-                break
-    return data.decode(errors="replace")
+    return ask(m.bed.dir / "attach.sock", field(1, head(m) + field(4, uffds) + body), fds)
 
 
 def memory_file():

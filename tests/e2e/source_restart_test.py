@@ -13,6 +13,7 @@ import sys
 import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+from attach_wire import ask, field, head  # noqa: E402 pylint: disable=wrong-import-position
 from e2e import DESTINATION_NAME, PATIENCE, HugePages, Proxy, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 from supervisor import SupervisedBed  # noqa: E402 pylint: disable=wrong-import-position
 
@@ -381,6 +382,39 @@ def test_operator_gives_it_up():
         check(m.show(on_source=True)["state"] == "withdrawn", str(m.show(on_source=True)))
 
 
+def export_by_hand(m, fd, length):
+    """The answer to an Export of this memory file, whose connection ends at once."""
+    region = field(1, b"ram0") + field(3, length) + field(4, 4096) + field(5, 2)
+    return ask(m.bed.dir / "export.sock",
+               field(2, head(m) + field(4, DESTINATION_NAME.encode()) + field(5, region)), [fd])
+
+
+def test_an_open_file_is_kept_once():
+    """The store would drop it the second time, and the next agent could not serve it: it is
+    refused, whoever has it; opened again it is another one."""
+    with agent_bed() as bed:
+        m, other = bed.migration("ram0:memfd:2M"), bed.migration("ram0:memfd:2M")
+        again = bed.migration("ram0:memfd:2M")
+        m.source(freeze=False)
+        fd = bed.supervisors[AGENT].descriptor(f"{m.id}.memory0")
+        check("takes it once" in export_by_hand(other, fd, 2 << 20), "it was taken twice")
+        bed.kill_service(AGENT)
+        for change in (lambda data: bytearray(99), None):
+            undo = damage(bed, m, "record" if change else "poison", change)
+            bed.start_service(AGENT)
+            answer = export_by_hand(other, fd, 2 << 20)
+            check("takes it once" in answer and m.id in answer, f"taken twice: {answer}")
+            bed.kill_service(AGENT)
+            undo()
+        bed.start_service(AGENT)
+        opened = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        answer = export_by_hand(again, opened, 2 << 20)
+        check("takes it once" not in answer, answer)
+        bed.restart_service(AGENT)
+        for i in (m, again):
+            check(i.show(on_source=True)["state"] == "exported", str(i.show(on_source=True)))
+
+
 def test_kept_after_the_end():
     """A released export keeps record and log, so that it can be shown and answers for itself;
     they go when it goes from the table, or when its id is exported again."""
@@ -534,5 +568,6 @@ def test_store_full():
 main(test_killed_often, test_killed_often_lanes, test_killed_often_hugetlb,
      test_both_killed_often, test_killed_before_the_freeze, test_killed_before_the_answer,
      test_killed_during_the_export, test_damage_is_not_taken_up, test_operator_gives_it_up,
+     test_an_open_file_is_kept_once,
      test_kept_after_the_end, test_complete_is_answered_again, test_exported_by_the_operator,
      test_exporter_ends_meanwhile, test_restart_by_signal, test_store_full)

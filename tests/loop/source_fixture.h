@@ -167,6 +167,7 @@ struct vmm {
 	int sock;
 	struct attach_reply state; /* the last event */
 	unsigned n_states;
+	uint32_t last_id; /* of a request */
 };
 
 static UNUSED struct vmm vmm_connect(struct fixture *f)
@@ -195,20 +196,23 @@ static UNUSED void vmm_receive(struct vmm *v, struct attach_reply *ret)
 	}
 }
 
-/* Send, and wait for the Ack; returns its error. */
+/* Send, with a number of its own, and wait for the Ack, which has that number; its error. */
 static UNUSED int vmm_ask(struct vmm *v, const struct attach_request *q, const int *fds,
                           size_t n_fds, struct attach_reply *ret)
 {
+	struct attach_request numbered = *q;
 	struct attach_reply reply;
 	uint8_t *buf;
 	size_t len;
 
-	assert_int_equal(attach_request_encode(q, &buf, &len), 0);
+	numbered.id = ++v->last_id;
+	assert_int_equal(attach_request_encode(&numbered, &buf, &len), 0);
 	assert_int_equal(fdpass_send_message(v->sock, buf, len, fds, n_fds), 0);
 	free(buf);
 	do
 		vmm_receive(v, &reply);
 	while (reply.type != ATTACH_REPLY_ACK);
+	assert_int_equal(reply.id, v->last_id);
 	if (ret)
 		*ret = reply;
 	return reply.error;
