@@ -14,6 +14,7 @@
 
 #include "core/log.h"
 #include "net/activation.h"
+#include "net/kept_name.h"
 
 static void entry_close(struct migration_found *f)
 {
@@ -61,24 +62,11 @@ static struct migration_found *entry_of(struct migration_found **all, const stru
 	return f;
 }
 
-/* "uffd12" is the place 12 of n; NULL for another kind. */
-static int *indexed_place(const char *kind, const char *word, int *places, size_t n)
-{
-	size_t len = strlen(word);
-	unsigned long i;
-	char *end;
-
-	if (strncmp(kind, word, len) != 0 || kind[len] < '0' || kind[len] > '9')
-		return NULL;
-	i = strtoul(kind + len, &end, 10);
-	return *end == '\0' && i < n ? &places[i] : NULL;
-}
-
 /* Where a descriptor of this kind belongs; NULL: no such kind. */
 static int *place_of(struct migration_found *f, const char *kind)
 {
 	const size_t len = strlen(KEPT_CONNECTION);
-	int *place;
+	int i;
 
 	if (strcmp(kind, KEPT_RECORD) == 0)
 		return &f->record;
@@ -90,23 +78,11 @@ static int *place_of(struct migration_found *f, const char *kind)
 		strcpy(f->protocol, kind + len);
 		return &f->connection;
 	}
-	place = indexed_place(kind, KEPT_UFFD, f->uffds, ARRAY_SIZE(f->uffds));
-	return place ? place : indexed_place(kind, KEPT_MEMORY, f->memory, ARRAY_SIZE(f->memory));
-}
-
-/* The id before the dot, and *ret_kind behind it; false for another sort of name. */
-static bool name_parse(const char *name, struct uuid *ret_id, const char **ret_kind)
-{
-	char id_text[UUID_TEXT_LEN] = "";
-	const size_t len = sizeof(id_text) - 1;
-
-	if (strlen(name) <= len || name[len] != '.')
-		return false;
-	memcpy(id_text, name, len);
-	if (uuid_parse(id_text, ret_id) < 0)
-		return false;
-	*ret_kind = name + len + 1;
-	return true;
+	i = kept_name_index(kind, KEPT_UFFD, ARRAY_SIZE(f->uffds));
+	if (i >= 0)
+		return &f->uffds[i];
+	i = kept_name_index(kind, KEPT_MEMORY, ARRAY_SIZE(f->memory));
+	return i >= 0 ? &f->memory[i] : NULL;
 }
 
 /* 1: it is none of a migration. */
@@ -118,7 +94,7 @@ static int take(struct fd_store *store, struct migration_found **all, struct act
 	int *place;
 	int r;
 
-	if (!name_parse(activated_name(a), &id, &kind))
+	if (!kept_name_parse(activated_name(a), &id, &kind))
 		return 1;
 	r = fd_store_passed(store, activated_name(a));
 	if (r < 0 && r != -EEXIST)

@@ -16,12 +16,15 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "daemon/migration_memory.h"
+#include "net/kept_name.h"
 #include "wire/state_message.h"
 
 /* What the smallest guest takes: record, state, a userfaultfd, a memory file, pidfd, connection. */
 #define SMALLEST_GUEST 6
 
-_Static_assert(UUID_TEXT_LEN + sizeof(KEPT_CONNECTION) + KEPT_PROTOCOL_MAX <= FD_STORE_NAME_MAX,
+#define KEPT_CONNECTION_KIND_MAX (sizeof(KEPT_CONNECTION) + KEPT_PROTOCOL_MAX)
+
+_Static_assert(UUID_TEXT_LEN + KEPT_CONNECTION_KIND_MAX <= FD_STORE_NAME_MAX,
                "the longest name must fit");
 
 static struct fd_store *store_of(const struct migration *m)
@@ -29,66 +32,54 @@ static struct fd_store *store_of(const struct migration *m)
 	return migration_table_fd_store(m->table);
 }
 
-static int keep_fd(const struct migration *m, const char *kind, const char *index, int fd,
-                   struct error *err)
+static int keep_fd(const struct migration *m, const char *kind, int fd, struct error *err)
 {
-	char name[FD_STORE_NAME_MAX];
-
-	snprintf(name, sizeof(name), "%s.%s%s", m->id_text, kind, index);
-	return fd_store_add(store_of(m), name, fd, err);
+	return kept_add(store_of(m), m->id_text, kind, fd, err);
 }
 
 static int keep_fds(const struct migration *m, const char *kind, const int *fds, size_t n,
                     struct error *err)
 {
-	char index[24];
 	int r = 0;
 
-	for (size_t i = 0; i < n && r == 0; i++) {
-		snprintf(index, sizeof(index), "%zu", i);
-		r = keep_fd(m, kind, index, fds[i], err);
-	}
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = kept_add_indexed(store_of(m), m->id_text, kind, i, fds[i], err);
 	return r;
 }
 
-static void drop_fd(struct fd_store *store, const char *id_text, const char *kind,
-                    const char *index)
+/* What the connection is called after the protocol that it speaks. */
+static const char *connection_kind(const char *protocol, char *buf, size_t len)
 {
-	char name[FD_STORE_NAME_MAX];
-
-	snprintf(name, sizeof(name), "%s.%s%s", id_text, kind, index);
-	fd_store_remove(store, name);
+	snprintf(buf, len, "%s%s", KEPT_CONNECTION, protocol);
+	return buf;
 }
 
-static void drop_fds(struct fd_store *store, const char *id_text, const char *kind, size_t max)
+static void drop_connection(struct fd_store *store, const char *id_text, const char *protocol)
 {
-	char index[24];
+	char kind[KEPT_CONNECTION_KIND_MAX];
 
-	for (size_t i = 0; i < max; i++) {
-		snprintf(index, sizeof(index), "%zu", i);
-		drop_fd(store, id_text, kind, index);
-	}
+	if (protocol[0])
+		kept_remove(store, id_text, connection_kind(protocol, kind, sizeof(kind)));
 }
 
 /* What is not there is no matter. */
 static void drop_memory(struct fd_store *store, const char *id_text, const char *protocol)
 {
-	drop_fds(store, id_text, KEPT_UFFD, ATTACH_UFFDS_MAX);
-	drop_fds(store, id_text, KEPT_MEMORY, ATTACH_FDS_MAX);
-	drop_fd(store, id_text, KEPT_VMM, "");
-	if (protocol[0])
-		drop_fd(store, id_text, KEPT_CONNECTION, protocol);
+	kept_remove_indexed(store, id_text, KEPT_UFFD, ATTACH_UFFDS_MAX);
+	kept_remove_indexed(store, id_text, KEPT_MEMORY, ATTACH_FDS_MAX);
+	kept_remove(store, id_text, KEPT_VMM);
+	drop_connection(store, id_text, protocol);
 }
 
 void migration_kept_drop_attach(struct fd_store *store, const char *id_text, const char *protocol)
 {
-	drop_fd(store, id_text, KEPT_STATE, "");
+	kept_remove(store, id_text, KEPT_STATE);
 	drop_memory(store, id_text, protocol);
 }
 
 void migration_kept_drop(struct fd_store *store, const char *id_text, const char *protocol)
 {
-	drop_fd(store, id_text, KEPT_RECORD, "");
+	kept_remove(store, id_text, KEPT_RECORD);
 	migration_kept_drop_attach(store, id_text, protocol);
 }
 
@@ -186,7 +177,7 @@ int migration_keep_start(struct migration *m, struct error *err)
 	if (r == 0)
 		r = record_write(m, err);
 	if (r == 0)
-		r = keep_fd(m, KEPT_RECORD, "", m->keep.record->fd, err);
+		r = keep_fd(m, KEPT_RECORD, m->keep.record->fd, err);
 	if (r == 0)
 		r = fd_store_barrier(store, err);
 	if (r < 0)
@@ -218,7 +209,8 @@ static int keep_memory(struct migration *m, const struct migration_memory *memor
                        struct error *err)
 {
 	const struct attach_memory *from = memory->from;
-	int r = keep_fd(m, KEPT_STATE, "", memory->state->fd, err);
+	char kind[KEPT_CONNECTION_KIND_MAX];
+	int r = keep_fd(m, KEPT_STATE, memory->state->fd, err);
 
 	if (r == 0)
 		r = keep_fds(m, KEPT_UFFD, from->fds, from->n_uffds, err);
@@ -226,10 +218,11 @@ static int keep_memory(struct migration *m, const struct migration_memory *memor
 		r = keep_fds(m, KEPT_MEMORY, from->fds + from->n_uffds, from->n_fds - from->n_uffds,
 		             err);
 	if (r == 0 && m->vmm_pidfd >= 0)
-		r = keep_fd(m, KEPT_VMM, "", m->vmm_pidfd, err);
+		r = keep_fd(m, KEPT_VMM, m->vmm_pidfd, err);
 	if (r == 0 && from->connection_fd >= 0) {
 		snprintf(m->keep.protocol, sizeof(m->keep.protocol), "%s", from->protocol);
-		r = keep_fd(m, KEPT_CONNECTION, m->keep.protocol, from->connection_fd, err);
+		r = keep_fd(m, connection_kind(m->keep.protocol, kind, sizeof(kind)),
+		            from->connection_fd, err);
 	}
 	return r;
 }
@@ -273,8 +266,7 @@ void migration_keep_change(struct migration *m)
 
 void migration_keep_drop_connection(struct migration *m)
 {
-	if (m->keep.protocol[0])
-		drop_fd(store_of(m), m->id_text, KEPT_CONNECTION, m->keep.protocol);
+	drop_connection(store_of(m), m->id_text, m->keep.protocol);
 	m->keep.protocol[0] = '\0';
 }
 
