@@ -26,6 +26,8 @@
 #define IN_BUFFER_BYTES (FRAME_MAX + SSL3_RT_MAX_PLAIN_LENGTH)
 #define HANDSHAKE_TIMEOUT_US 10000000
 #define FLUSH_TIMEOUT_US 5000000
+#define LATE_US \
+	10000 /* a timer runs within a millisecond where the thread has nothing else to do */
 /* What is read before a close, so that it does not make the kernel send a reset. */
 #define CLOSE_DRAIN_BYTES (256 * 1024)
 
@@ -56,6 +58,7 @@ void channel_start_timer(struct channel *ch, uint64_t us)
 {
 	struct timeval tv = timeval_from_us(us);
 
+	ch->timer_due_us = clock_monotonic_us() + us;
 	if (ch->loop)
 		event_add(&ch->timer, &tv);
 }
@@ -504,13 +507,25 @@ static void on_writable(evutil_socket_t fd, short what, void *arg)
 	guard_leave(ch, &g);
 }
 
-/* Returns true when the idle timer was only re-armed: something had arrived. */
+/*
+ * A thread that was busy when it should have looked has not asked the peer anything
+ * meanwhile either: once in a silence the peer gets the time again.
+ */
+static bool idle_excuse(struct channel *ch, uint64_t now)
+{
+	bool excused = !ch->idle_excused && now - ch->timer_due_us > LATE_US;
+
+	ch->idle_excused |= excused;
+	return excused;
+}
+
+/* Returns true when the idle timer was only re-armed: the peer is not silent. */
 static bool idle_rearm(struct channel *ch)
 {
 	uint64_t now = clock_monotonic_us();
 	uint64_t idle_us = now - ch->last_received_us;
 
-	if (ch->paused)
+	if (ch->paused || (idle_us >= ch->idle_timeout_us && idle_excuse(ch, now)))
 		idle_us = 0;
 	if (idle_us >= ch->idle_timeout_us)
 		return false;

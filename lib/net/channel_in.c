@@ -120,8 +120,10 @@ void channel_receive(struct channel *ch, struct channel_guard *g)
 
 	if (!in_deliver(ch, g))
 		return;
-	if (ch->idle_timeout_us)
+	if (ch->idle_timeout_us) {
 		ch->last_received_us = clock_monotonic_us();
+		ch->idle_excused = false;
+	}
 	for (int budget = RECORDS_PER_TURN; budget > 0; budget--) {
 		int n;
 

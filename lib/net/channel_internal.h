@@ -68,6 +68,8 @@ struct channel {
 	uint64_t handshake_timeout_us;
 	uint64_t idle_timeout_us;
 	uint64_t last_received_us;
+	uint64_t timer_due_us;
+	bool idle_excused; /* since something arrived */
 	uint64_t bytes_received;
 	uint64_t bytes_sent;
 	char peer[ADDRESS_TEXT_MAX];

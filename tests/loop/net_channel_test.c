@@ -1099,6 +1099,26 @@ static void idle_peer_times_out(void **state)
 	pair_close(&p);
 }
 
+static void busy_thread_blames_no_peer(void **state)
+{
+	const struct timespec busy = {.tv_sec = 1, .tv_nsec = 200000000};
+	struct channel_options options = {.idle_timeout_us = 1000000};
+	struct pair p;
+
+	(void)state;
+	pair_open(&p, &options);
+	nanosleep(&busy, NULL); /* the thread does something else, and sends nothing */
+	event_base_loop(loop_base(p.loop), EVLOOP_NONBLOCK);
+	assert_false(p.server.closed || p.client.closed);
+	assert_int_equal(send_frame(&p.client, 0, 10), 0);
+	run_until(p.loop, p.server.n_frames == 1 || p.server.closed);
+	assert_false(p.server.closed || p.client.closed);
+	/* That is no excuse for silence. */
+	run_until(p.loop, p.server.closed || p.client.closed);
+	assert_contains((p.server.closed ? p.server : p.client).end.text, "nothing arrived");
+	pair_close(&p);
+}
+
 /* --- moving between threads --- */
 
 struct mover {
@@ -1269,6 +1289,7 @@ int main(void)
 	        cmocka_unit_test(refusal_with_a_last_word),
 	        cmocka_unit_test(silent_peer_times_out_in_the_handshake),
 	        cmocka_unit_test(idle_peer_times_out),
+	        cmocka_unit_test(busy_thread_blames_no_peer),
 	        cmocka_unit_test(moves_between_threads_lose_nothing),
 	        cmocka_unit_test(bad_files_are_named),
 	};
