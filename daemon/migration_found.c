@@ -10,10 +10,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/log.h"
-#include "net/activation.h"
 #include "net/kept_name.h"
 
 static void entry_close(struct migration_found *f)
@@ -85,31 +83,13 @@ static int *place_of(struct migration_found *f, const char *kind)
 	return i >= 0 ? &f->memory[i] : NULL;
 }
 
-/* 1: it is none of a migration. */
-static int take(struct fd_store *store, struct migration_found **all, struct activated *a)
+static int on_found(const struct uuid *id, const char *kind, void *user, int **ret_place)
 {
-	struct migration_found *f;
-	const char *kind;
-	struct uuid id;
-	int *place;
-	int r;
+	struct migration_found *f = entry_of(user, id);
 
-	if (!kept_name_parse(activated_name(a), &id, &kind))
-		return 1;
-	r = fd_store_passed(store, activated_name(a));
-	if (r < 0 && r != -EEXIST)
-		return r;
-	f = entry_of(all, &id);
 	if (!f)
 		return -ENOMEM;
-	place = place_of(f, kind);
-	if (place && *place < 0) {
-		*place = activated_take(a);
-		return 0;
-	}
-	log_warning("FD store: \"%s\" is %s; leaving it there and ignoring it", activated_name(a),
-	            place ? "there twice" : "of a kind that this postcopyd does not know");
-	close(activated_take(a));
+	*ret_place = place_of(f, kind);
 	return 0;
 }
 
@@ -127,11 +107,8 @@ static void drop_without_record(struct fd_store *store, struct migration_found *
 int migration_found_all(struct fd_store *store, struct migration_found **ret)
 {
 	struct migration_found *all = NULL, *f, *next;
-	struct activated *a = activation_next(NULL);
-	int r = 0;
+	int r = kept_take_all(store, on_found, &all);
 
-	for (; a && r >= 0; a = activation_next(a))
-		r = take(store, &all, a);
 	if (r < 0) {
 		migration_found_free(all);
 		return r;

@@ -10,11 +10,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/cleanup.h"
 #include "core/log.h"
-#include "net/activation.h"
 #include "net/kept_name.h"
 
 static void entry_free(struct export_found **all, struct export_found *f)
@@ -68,31 +66,13 @@ static int *place_of(struct export_found *f, const char *kind)
 	return strcmp(kind, KEPT_EXPORTER) == 0 ? &f->connection : NULL;
 }
 
-/* 1: it is none of an export. */
-static int take(struct fd_store *store, struct export_found **all, struct activated *a)
+static int on_found(const struct uuid *id, const char *kind, void *user, int **ret_place)
 {
-	struct export_found *f;
-	const char *kind;
-	struct uuid id;
-	int *place;
-	int r;
+	struct export_found *f = entry_of(user, id);
 
-	if (!kept_name_parse(activated_name(a), &id, &kind))
-		return 1;
-	r = fd_store_passed(store, activated_name(a));
-	if (r < 0 && r != -EEXIST)
-		return r;
-	f = entry_of(all, &id);
 	if (!f)
 		return -ENOMEM;
-	place = place_of(f, kind);
-	if (place && *place < 0) {
-		*place = activated_take(a);
-		return 0;
-	}
-	log_warning("FD store: \"%s\" is %s; leaving it there and ignoring it", activated_name(a),
-	            place ? "there twice" : "of a kind that this postcopy-sourced does not know");
-	close(activated_take(a));
+	*ret_place = place_of(f, kind);
 	return 0;
 }
 
@@ -110,10 +90,8 @@ static void drop_without_record(struct fd_store *store, const struct export_foun
 int export_found_all(struct fd_store *store, struct export_found **ret)
 {
 	struct export_found *all = NULL, *f, *next;
-	int r = 0;
+	int r = kept_take_all(store, on_found, &all);
 
-	for (struct activated *a = activation_next(NULL); a && r >= 0; a = activation_next(a))
-		r = take(store, &all, a);
 	if (r < 0) {
 		export_found_free(all);
 		return r;

@@ -25,13 +25,11 @@ static int record_open(struct export_found *f, struct record_memfd **ret,
 	_cleanup_(cleanup_record_memfd_free) struct record_memfd *file = NULL;
 	_cleanup_free_ uint8_t *bytes = NULL;
 	size_t len = 0;
-	int r = record_memfd_open(f->record, &file, err);
+	int r = record_memfd_open(f->record, &f->id, &file, err);
 
 	if (r < 0)
 		return r;
 	f->record = -1;
-	if (!uuid_equal(&file->header.head.migration_id, &f->id))
-		return error_set(err, -EBADMSG, "its record is that of another export");
 	r = record_memfd_read(file, &bytes, &len, err);
 	if (r == 0)
 		r = export_record_decode(bytes, len, ret_record, err);

@@ -28,21 +28,6 @@ static struct poison_log_header header_of(const struct uuid *id, uint64_t n_page
 	return h;
 }
 
-static int write_all(int fd, const void *buf, size_t len, uint64_t offset)
-{
-	for (size_t done = 0; done < len;) {
-		ssize_t n =
-		        pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
 int poison_log_new(const struct uuid *migration_id, uint64_t n_pages, struct poison_log **ret,
                    struct error *err)
 {
@@ -55,7 +40,7 @@ int poison_log_new(const struct uuid *migration_id, uint64_t n_pages, struct poi
 	l->fd = memfd_create("postcopy-sourced-poison", MFD_CLOEXEC);
 	if (l->fd < 0 || ftruncate(l->fd, (off_t)l->header.entries_offset) < 0)
 		return error_set_errno(err, -errno, "log of lost pages");
-	r = write_all(l->fd, &l->header, sizeof(l->header), 0);
+	r = kept_write(l->fd, &l->header, sizeof(l->header), 0);
 	if (r < 0)
 		return error_set_errno(err, r, "log of lost pages");
 	*ret = TAKE_PTR(l);
@@ -147,12 +132,12 @@ int poison_log_append(struct poison_log *l, const struct poison_log_entry *e)
 	int r;
 
 	signed_entry.checksum = entry_checksum(e);
-	r = write_all(l->fd, &signed_entry, sizeof(signed_entry), entry_offset(l, n - 1));
+	r = kept_write(l->fd, &signed_entry, sizeof(signed_entry), entry_offset(l, n - 1));
 	/* Eight bytes in one page: a kill cannot tear them. */
 	if (r == 0)
-		r = write_all(l->fd, &n, sizeof(n),
-		              l->header.counts_offset +
-		                      offsetof(struct poison_log_counts, n_entries));
+		r = kept_write(l->fd, &n, sizeof(n),
+		               l->header.counts_offset +
+		                       offsetof(struct poison_log_counts, n_entries));
 	if (r == 0)
 		l->counts.n_entries = n;
 	return r;
@@ -186,6 +171,6 @@ void poison_log_audited(struct poison_log *l, uint64_t n_pages)
 {
 	l->counts.n_audited = n_pages;
 	/* If that cannot be noted, the next agent writes these records again. */
-	(void)write_all(l->fd, &n_pages, sizeof(n_pages),
-	                l->header.counts_offset + offsetof(struct poison_log_counts, n_audited));
+	(void)kept_write(l->fd, &n_pages, sizeof(n_pages),
+	                 l->header.counts_offset + offsetof(struct poison_log_counts, n_audited));
 }

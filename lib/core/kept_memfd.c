@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Role: the header of a memfd that outlives the daemon, written and checked. Called
- * by record_memfd.c and state_memfd.c.
+ * Role: the header of a memfd that outlives the program, written and checked. Called
+ * by record_memfd.c, state_memfd.c and poison_log.c.
  *
  * Always holds: a file is read by pread() here, never through a mapping, so that no
  * file, however short, is more than an error.
@@ -68,20 +68,35 @@ int kept_read(int fd, void *buf, size_t len, uint64_t offset)
 	return 0;
 }
 
+int kept_write(int fd, const void *buf, size_t len, uint64_t offset)
+{
+	for (size_t done = 0; done < len;) {
+		ssize_t n =
+		        pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
 /* The one place that says who can read what. */
 static int check_version(uint32_t version, struct error *err)
 {
 	if (version > KEPT_VERSION)
 		return error_set(
 		        err, -EPROTONOSUPPORT,
-		        "it was written by a newer postcopyd (format %u, this one reads up "
-		        "to %d): install that version again and restart the daemon",
+		        "it was written by a newer version (format %u, this one reads up to "
+		        "%d): install that version again and restart the service",
 		        version, KEPT_VERSION);
 	if (version == 0 || version + 1 < KEPT_VERSION)
 		return error_set(err, -EPROTONOSUPPORT,
-		                 "it was written by a postcopyd that is too old (format %u, this "
-		                 "one reads %d and the one before it): install a version in "
-		                 "between and restart the daemon",
+		                 "it was written by a version that is too old (format %u, this one "
+		                 "reads %d and the one before it): install a version in "
+		                 "between and restart the service",
 		                 version, KEPT_VERSION);
 	return 0;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the memfds that outlive the daemon have in common: how they begin, and which
- * daemon may read what another has left. By mistake anything may stand where one was
+ * What the memfds that outlive a program have in common: how they begin, and which
+ * version may read what another has left. By mistake anything may stand where one was
  * expected, so nothing is trusted before it is checked; the checksum is against
  * mistakes, not against somebody who wants to deceive.
  */
@@ -15,7 +15,7 @@
 #include "core/uuid.h"
 
 /*
- * The layout of the kept memfds. A daemon reads its own and the one before it, so that
+ * The layout of the kept memfds. A program reads its own and the one before it, so that
  * an upgrade in the middle of a migration loses nothing; there is none before 1 yet.
  */
 #define KEPT_VERSION 1
@@ -51,5 +51,6 @@ int kept_header_read(int fd, const char magic[8], uint32_t header_bytes, struct 
 
 /* All of it: 0, -ENODATA where the file ends, -errno. */
 int kept_read(int fd, void *buf, size_t len, uint64_t offset);
+int kept_write(int fd, const void *buf, size_t len, uint64_t offset);
 
 #endif

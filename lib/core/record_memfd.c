@@ -42,21 +42,6 @@ static uint64_t slot_end(const struct record_header *h, unsigned slot)
 	return h->slot_offset[slot] + sizeof(struct record_slot) + h->slot_capacity;
 }
 
-static int write_all(int fd, const void *buf, size_t len, uint64_t offset)
-{
-	for (size_t done = 0; done < len;) {
-		ssize_t n =
-		        pwrite(fd, (const char *)buf + done, len - done, (off_t)(offset + done));
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		done += (size_t)n;
-	}
-	return 0;
-}
-
 int record_memfd_new(const struct uuid *migration_id, struct record_memfd **ret, struct error *err)
 {
 	_cleanup_(cleanup_record_memfd_free) struct record_memfd *r = calloc(1, sizeof(*r));
@@ -68,7 +53,7 @@ int record_memfd_new(const struct uuid *migration_id, struct record_memfd **ret,
 	r->fd = memfd_create("postcopyd-record", MFD_CLOEXEC);
 	if (r->fd < 0 || ftruncate(r->fd, (off_t)slot_end(&r->header, RECORD_SLOTS - 1)) < 0)
 		return error_set_errno(err, -errno, "migration record");
-	result = write_all(r->fd, &r->header, sizeof(r->header), 0);
+	result = kept_write(r->fd, &r->header, sizeof(r->header), 0);
 	if (result < 0)
 		return error_set_errno(err, result, "migration record");
 	*ret = TAKE_PTR(r);
@@ -160,13 +145,16 @@ static int check_slots(const struct record_header *h, uint64_t file_bytes, struc
 	return 0;
 }
 
-static int open_checked(struct record_memfd *r, int fd, struct error *err)
+static int open_checked(struct record_memfd *r, int fd, const struct uuid *migration_id,
+                        struct error *err)
 {
 	struct slot_content newest;
 	uint64_t file_bytes;
 	int result = kept_header_read(fd, RECORD_MAGIC, sizeof(r->header), &r->header.head,
 	                              &file_bytes, err);
 
+	if (result == 0 && !uuid_equal(&r->header.head.migration_id, migration_id))
+		result = error_set(err, -EBADMSG, "it is that of another migration");
 	if (result == 0)
 		result = check_slots(&r->header, file_bytes, err);
 	if (result < 0)
@@ -182,7 +170,8 @@ static int open_checked(struct record_memfd *r, int fd, struct error *err)
 	return 0;
 }
 
-int record_memfd_open(int fd, struct record_memfd **ret, struct error *err)
+int record_memfd_open(int fd, const struct uuid *migration_id, struct record_memfd **ret,
+                      struct error *err)
 {
 	_cleanup_(cleanup_record_memfd_free) struct record_memfd *r = calloc(1, sizeof(*r));
 	int result;
@@ -190,7 +179,7 @@ int record_memfd_open(int fd, struct record_memfd **ret, struct error *err)
 	if (!r)
 		return error_set_errno(err, -ENOMEM, "migration record");
 	r->fd = -1;
-	result = open_checked(r, fd, err);
+	result = open_checked(r, fd, migration_id, err);
 	if (result < 0) {
 		error_prefix(err, "the record of a migration cannot be used, and its guest keeps "
 		                  "waiting for its missing pages");
@@ -225,12 +214,12 @@ int record_memfd_write(struct record_memfd *r, const void *bytes, size_t len, st
 	 * The bytes first: they make the slot's old head wrong, and the new one right. The
 	 * sequence last, which a kill cannot tear: until then it is lower than the other's.
 	 */
-	result = write_all(r->fd, bytes, len, offset + sizeof(s));
+	result = kept_write(r->fd, bytes, len, offset + sizeof(s));
 	if (result == 0)
-		result = write_all(r->fd, &s.length_bytes, sizeof(s) - sizeof(s.sequence),
-		                   offset + sizeof(s.sequence));
+		result = kept_write(r->fd, &s.length_bytes, sizeof(s) - sizeof(s.sequence),
+		                    offset + sizeof(s.sequence));
 	if (result == 0)
-		result = write_all(r->fd, &s.sequence, sizeof(s.sequence), offset);
+		result = kept_write(r->fd, &s.sequence, sizeof(s.sequence), offset);
 	if (result < 0)
 		return error_set_errno(err, result, "write the migration record");
 	r->newest = slot;

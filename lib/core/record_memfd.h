@@ -49,9 +49,10 @@ int record_memfd_new(const struct uuid *migration_id, struct record_memfd **ret,
 /*
  * What another daemon left; takes fd on success. -EINVAL, -EBADMSG, -EPROTONOSUPPORT
  * or -errno, with a text that says what was wrong, and what to do where there is
- * something. Whose record it is: header.head.migration_id.
+ * something.
  */
-int record_memfd_open(int fd, struct record_memfd **ret, struct error *err);
+int record_memfd_open(int fd, const struct uuid *migration_id, struct record_memfd **ret,
+                      struct error *err);
 struct record_memfd *record_memfd_free(struct record_memfd *r); /* always NULL */
 DEFINE_CLEANUP(struct record_memfd, record_memfd_free)
 

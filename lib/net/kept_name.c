@@ -5,9 +5,14 @@
  */
 #include "net/kept_name.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "net/activation.h"
 
 bool kept_name_parse(const char *name, struct uuid *ret_id, const char **ret_kind)
 {
@@ -33,6 +38,40 @@ int kept_name_index(const char *kind, const char *word, size_t n)
 		return -1;
 	i = strtoul(kind + len, &end, 10);
 	return *end == '\0' && i < n ? (int)i : -1;
+}
+
+static int take(struct fd_store *store, struct activated *a, kept_place_fn place, void *user)
+{
+	int *to = NULL;
+	const char *kind;
+	struct uuid id;
+	int r;
+
+	if (!kept_name_parse(activated_name(a), &id, &kind))
+		return 0;
+	r = fd_store_passed(store, activated_name(a));
+	if (r < 0 && r != -EEXIST)
+		return r;
+	r = place(&id, kind, user, &to);
+	if (r < 0)
+		return r;
+	if (to && *to < 0) {
+		*to = activated_take(a);
+		return 0;
+	}
+	log_warning("FD store: \"%s\" is %s; leaving it there and ignoring it", activated_name(a),
+	            to ? "there twice" : "of a kind that this version does not know");
+	close(activated_take(a));
+	return 0;
+}
+
+int kept_take_all(struct fd_store *store, kept_place_fn place, void *user)
+{
+	int r = 0;
+
+	for (struct activated *a = activation_next(NULL); a && r == 0; a = activation_next(a))
+		r = take(store, a, place, user);
+	return r;
 }
 
 int kept_add(struct fd_store *store, const char *id_text, const char *kind, int fd,

@@ -140,8 +140,8 @@ def test_killed_during_the_attach():
             else:
                 refused += 1
                 check(m.show()["state"] == "setup", f"refused, but in state {m.show()['state']}")
-                kept = [name for name in bed.stored() if name.startswith(m.id)]
-                check(kept == [f"{m.id}.record"], str(kept))
+                wait_until("only the record is left", lambda i=m.id:
+                           [n for n in bed.stored() if n.startswith(i)] == [f"{i}.record"])
                 m.destination(name=f"again{n}").finish()
             source.finish()
             check(m.show()["state"] == "completed", m.show()["state"])

@@ -187,7 +187,7 @@ class Migration:
         self.token = bed.token_file()
         self.common = ["--poison", poison, "--late", late,
                        "--seed", seed if seed is not None else secrets.randbits(32),
-                       "--timeout", PATIENCE * 2]
+                       "--timeout", PATIENCE * 8]  # should this program not come to ending it
         self.regions = regions
         bed.migrations.append(self)
 

@@ -74,7 +74,7 @@ static struct record_memfd *record_again(const struct record_memfd *r)
 	struct record_memfd *again = NULL;
 	struct error err = {0};
 
-	if (record_memfd_open(dup(r->fd), &again, &err) < 0)
+	if (record_memfd_open(dup(r->fd), &id, &again, &err) < 0)
 		fail_msg("%s", err.text);
 	return again;
 }
@@ -212,7 +212,7 @@ static void death_in_the_first(void **state)
 		assert_int_equal(record_memfd_write(r, texts[0], strlen(texts[0]), NULL) == 0,
 		                 n == all);
 		live();
-		if (record_memfd_open(fd, &next, &err) == 0) {
+		if (record_memfd_open(fd, &id, &next, &err) == 0) {
 			(void)TAKE_FD(fd);
 			assert_true(reads(next, texts[0]));
 		} else {
@@ -318,7 +318,7 @@ static void refuse(int fd, int code, const char *text)
 	struct error err = {0};
 
 	assert_true(fd >= 0);
-	assert_int_equal(record_memfd_open(fd, &r, &err), code);
+	assert_int_equal(record_memfd_open(fd, &id, &r, &err), code);
 	assert_null(r);
 	assert_int_equal(err.code, code);
 	if (!strstr(err.text, text) || !strstr(err.text, "its guest keeps waiting"))
@@ -432,12 +432,13 @@ static void bad_header(void **state)
 	(void)state;
 	refuse(damaged(make_magic, true), -EBADMSG, "does not begin with PCPYREC1");
 	refuse(damaged(make_newer, true), -EPROTONOSUPPORT,
-	       "written by a newer postcopyd (format 2, this one reads up to 1): install that "
+	       "written by a newer version (format 2, this one reads up to 1): install that "
 	       "version again");
-	refuse(damaged(make_newer, false), -EPROTONOSUPPORT, "newer postcopyd");
+	refuse(damaged(make_newer, false), -EPROTONOSUPPORT, "newer version");
 	refuse(damaged(make_unversioned, true), -EPROTONOSUPPORT, "too old (format 0");
 	refuse(damaged(make_longer, false), -EBADMSG, "its header has 4294967295 bytes");
 	refuse(damaged(make_another, false), -EBADMSG, "its header's checksum is 0x");
+	refuse(damaged(make_another, true), -EBADMSG, "it is that of another migration");
 	refuse(damaged(make_overlap, false), -EBADMSG, "its header's checksum is 0x");
 	refuse(damaged(make_empty, true), -EBADMSG, "it has room for 0 bytes");
 	refuse(damaged(make_huge, true), -EBADMSG, "it has room for 1048577 bytes");

@@ -299,7 +299,7 @@ static void bad_header(void **state)
 {
 	(void)state;
 	refuse(damaged(make_newer, true), -EPROTONOSUPPORT,
-	       "written by a newer postcopyd (format 2, this one reads up to 1): install that "
+	       "written by a newer version (format 2, this one reads up to 1): install that "
 	       "version again");
 	refuse(damaged(make_unversioned, true), -EPROTONOSUPPORT, "too old (format 0");
 	refuse(damaged(make_header_short, true), -EBADMSG, "its header has 40 bytes, expected 96");
