@@ -237,7 +237,7 @@ static int table_insert(struct export_table *t, struct export *e,
 int export_table_add(struct export_table *t, const struct export_params *params, int *fds,
                      size_t n_fds, struct export **ret, struct error *err)
 {
-	struct export *e;
+	struct export *e = NULL;
 	int r = check_room(t, params, err);
 
 	if (r < 0)

@@ -103,6 +103,12 @@ void serve_stream_resume(struct link *link, const struct page_message *m)
 	struct serve_stream *s = &link->stream;
 	uint64_t first = m->resume.first, count = m->resume.count;
 
+	/* Whoever has not heard that its Complete came connects again, and wants nothing. */
+	if (count == 0 && m->resume.last && export_state(link->export) == EXPORT_RELEASED) {
+		link->end_due = true;
+		link_flush(link);
+		return;
+	}
 	if (!link_may_serve(link, "Resume") ||
 	    !check_resume(link, first, count, m->resume.unit_pages))
 		return;

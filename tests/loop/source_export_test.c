@@ -232,9 +232,14 @@ static void test_complete(void **state)
 	/* The ack was lost: the destination says it again, and hears it again. */
 	urgent = destination_hello(f, 1, LINK_ROLE_URGENT, 0);
 	assert_true(urgent->m.hello_ack.frozen);
+	bulk = destination_hello(f, 1, LINK_ROLE_BULK, 0);
+	destination_resume(bulk, 0, 0, 1, NULL, true);
+	destination_expect(bulk, PAGE_MESSAGE_PROGRESS);
+	assert_true(bulk->m.progress.end);
 	destination_complete(urgent);
 	destination_expect(urgent, PAGE_MESSAGE_COMPLETE_ACK);
 	destination_free(urgent);
+	destination_free(bulk);
 
 	/* But not a wrong one, and pages there are none any more. */
 	struct page_message m = hello_message(1, LINK_ROLE_URGENT, 0);
@@ -248,6 +253,10 @@ static void test_complete(void **state)
 	destination_ask(urgent, 1, 0, 1);
 	destination_expect_error(urgent, WIRE_ERROR_CANCELLED, "released");
 	destination_free(urgent);
+	bulk = destination_hello(f, 1, LINK_ROLE_BULK, 0);
+	destination_resume(bulk, 0, 1, 1, NULL, true);
+	destination_expect_error(bulk, WIRE_ERROR_CANCELLED, "released");
+	destination_free(bulk);
 	assert_int_equal(vmm_withdraw(&v, true, NULL), ESHUTDOWN);
 
 	/* The guest's memory is the system's again. */
