@@ -35,16 +35,19 @@ static int manager = -1;
 static pthread_t manager_thread;
 static char directory[] = "/tmp/postcopy-export-keep-XXXXXX";
 static char said[64][128]; /* "+NAME", "-NAME", in the order that they came */
-static _Atomic size_t n_said;
+static size_t n_said;
+static pthread_mutex_t said_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void note(char sign, const char *text)
 {
 	const char *name = strstr(text, "FDNAME=");
 
 	assert_non_null(name);
+	pthread_mutex_lock(&said_lock);
 	(void)snprintf(said[n_said], sizeof(said[0]), "%c%s", sign, name + strlen("FDNAME="));
 	said[n_said][strcspn(said[n_said], "\n")] = '\0';
 	n_said++;
+	pthread_mutex_unlock(&said_lock);
 }
 
 static void *manager_run(void *arg)
@@ -97,6 +100,7 @@ static void check_said(struct export_table *t, const char *id_text, const char *
                        size_t n)
 {
 	assert_int_equal(fd_store_barrier(t->fd_store, NULL), 0);
+	pthread_mutex_lock(&said_lock);
 	for (size_t i = 0; i < n; i++) {
 		char text[128];
 
@@ -106,6 +110,7 @@ static void check_said(struct export_table *t, const char *id_text, const char *
 	}
 	assert_int_equal(n_said, n);
 	n_said = 0;
+	pthread_mutex_unlock(&said_lock);
 }
 
 #define CHECK_SAID(t, e, ...)                                           \
@@ -137,7 +142,9 @@ static void bed_new(struct bed *b)
 static void bed_free(struct bed *b)
 {
 	assert_int_equal(fd_store_barrier(b->table->fd_store, NULL), 0);
+	pthread_mutex_lock(&said_lock);
 	n_said = 0;
+	pthread_mutex_unlock(&said_lock);
 	export_table_free(b->table);
 	loop_free(b->loop);
 }
