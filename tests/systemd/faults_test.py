@@ -6,6 +6,7 @@ thread hangs, each loss has one record in the journal.
 Runs in a machine of its own (tests/systemd/run.sh). POSTCOPY_KILLS: how often the
 daemon is killed (default 100), and the agent a quarter of that.
 """
+import contextlib
 import os
 import pathlib
 import random
@@ -16,6 +17,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from system_bed import AGENT, DAEMON, SystemBed, systemctl  # noqa: E402 pylint: disable=wrong-import-position
+from thread_stop import StoppedThread  # noqa: E402 pylint: disable=wrong-import-position
 from e2e import PATIENCE, Proxy, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
@@ -78,6 +80,20 @@ def served_after(run, since, least_ms=5):
         return None
 
 
+@contextlib.contextmanager
+def drop_in(line):
+    """The daemon's unit with this setting."""
+    path = pathlib.Path(f"/run/systemd/system/{DAEMON}.d/test.conf")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"[Service]\n{line}\n")
+    systemctl("daemon-reload")
+    try:
+        yield
+    finally:
+        path.unlink()
+        systemctl("daemon-reload")
+
+
 def kill_often(times, names):
     """kill -9 at random moments of demand paging and stream; the times until a page came."""
     killed, ms = 0, []
@@ -127,6 +143,23 @@ def test_watchdog():
         run.finish()
 
 
+def test_watchdog_of_a_lane():
+    """One thread that stands still while all others work is enough to be started again."""
+    with drop_in("WatchdogSec=4s"), SystemBed(FAST) as bed:
+        for name in ("urgent/1", "bulk/0"):
+            run = Run(bed, "--pause-after", "50", limit="4M")
+            run.guest.wait_event("paused")  # or it would have all its memory before that
+            pid = bed.daemon.pid
+            with StoppedThread(pid, name) as thread:
+                wait_until("it was killed", thread.killed)
+                bed.daemon.wait_active(other_than=pid)
+            check(bed.records("LANE_STANDS", run.m, "REASON"), "the journal does not say which")
+            check("Watchdog timeout" in bed.journal(), "it was not the watchdog")
+            run.guest.say("go")
+            run.finish()
+    table("a thread of a lane stands (watchdog)", 2)
+
+
 def restart_often(run, service):
     ms = []
     for _ in range(5):
@@ -171,21 +204,14 @@ def test_vmm_death():
 
 def test_store_full():
     """What the store has no room for is refused, and nothing that is in it suffers."""
-    drop_in = pathlib.Path(f"/run/systemd/system/{DAEMON}.d/full.conf")
-    drop_in.parent.mkdir(parents=True, exist_ok=True)
-    drop_in.write_text("[Service]\nFileDescriptorStoreMax=12\n")
-    systemctl("daemon-reload")
-    try:
-        with SystemBed({"migrations": {**FAST["migrations"], "fd_store_max": "12"}}) as bed:
-            run = Run(bed)
-            said = bed.migration("ram0:memfd:8M").start(status=1)
-            check("FD store" in said and "FileDescriptorStoreMax=" in said, said)
-            pid = bed.daemon.signal(signal.SIGKILL)
-            bed.daemon.wait_active(other_than=pid)
-            run.finish()
-    finally:
-        drop_in.unlink()
-        systemctl("daemon-reload")
+    settings = {"migrations": {**FAST["migrations"], "fd_store_max": "12"}}
+    with drop_in("FileDescriptorStoreMax=12"), SystemBed(settings) as bed:
+        run = Run(bed)
+        said = bed.migration("ram0:memfd:8M").start(status=1)
+        check("FD store" in said and "FileDescriptorStoreMax=" in said, said)
+        pid = bed.daemon.signal(signal.SIGKILL)
+        bed.daemon.wait_active(other_than=pid)
+        run.finish()
     table("store full", 1)
 
 
@@ -223,5 +249,6 @@ def test_stop_waits_for_the_guest():
 
 
 if __name__ == "__main__":
-    main(test_kill_often, test_kill_agent_often, test_kill_both_often, test_watchdog, test_restart, test_vmm_death, test_store_full,
+    main(test_kill_often, test_kill_agent_often, test_kill_both_often, test_watchdog,
+         test_watchdog_of_a_lane, test_restart, test_vmm_death, test_store_full,
          test_reload_with_new_keys, test_stop_waits_for_the_guest)
