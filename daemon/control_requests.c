@@ -164,15 +164,16 @@ static int run_set_limits(struct migration_table *table, const struct control_re
 	return r < 0 ? r : respond_migration(m, 0, response, err);
 }
 
-static int run_poison(struct migration_table *table, const struct control_request *request,
-                      struct control_response *response, struct error *err)
+int control_request_poison(struct migration_table *table, const struct control_request *request,
+                           migration_poison_fn fn, void *user, struct poison_request **ret,
+                           struct error *err)
 {
 	struct migration *m;
 	int r = migration_get(table, request, &m, err);
 
-	(void)response;
 	return r < 0 ? r
-	             : migration_poison(m, request->poison.ranges, request->poison.n_ranges, err);
+	             : migration_poison(m, request->poison.ranges, request->poison.n_ranges, fn,
+	                                user, ret, err);
 }
 
 /* What this process can find out of itself; the whole test is postcopyctl's. */
@@ -231,7 +232,6 @@ static const request_fn request_fns[] = {
         [CONTROL_REQUEST_PROBE] = run_probe,
         [CONTROL_REQUEST_EXPORT_PROCESS] = run_other_daemon,
         [CONTROL_REQUEST_FREEZE] = run_other_daemon,
-        [CONTROL_REQUEST_POISON] = run_poison,
 };
 
 bool control_request_changes(enum control_request_type type)

@@ -4,7 +4,8 @@
  * order, watches. What the requests do is in control_requests.c.
  *
  * Always holds: nothing here waits; a client that is refused or breaks the
- * rules costs nobody else anything.
+ * rules costs nobody else anything. A client whose request takes time is not read
+ * until it has its answer, so that answers stay in order.
  */
 #include "daemon/control_server.h"
 
@@ -30,6 +31,8 @@ struct control_client {
 	struct error denied; /* code 0: access granted */
 	struct control_watch *watches[CONTROL_WATCHES_MAX];
 	unsigned n_watches;
+	struct poison_request *poison; /* under way; NULL: none */
+	uint64_t poison_id;            /* the client's number for it */
 	struct control_client *prev, *next;
 };
 
@@ -48,6 +51,7 @@ static void client_free(struct control_client *c)
 	s->n_clients--;
 	for (unsigned i = 0; i < c->n_watches; i++)
 		control_watch_free(c->watches[i]);
+	migration_poison_forget(c->poison);
 	ipc_connection_free(c->connection);
 	free(c);
 }
@@ -145,6 +149,34 @@ static void log_request(const struct control_client *c, const struct control_req
 	          *why ? " refused: " : "", why);
 }
 
+static void on_poisoned(const struct error *error, void *user)
+{
+	struct control_client *c = user;
+	struct control_response response = {.id = c->poison_id};
+
+	c->poison = NULL;
+	if (error->code < 0)
+		respond_error(c, c->poison_id, error);
+	else
+		respond(c, &response);
+	ipc_resume(c->connection);
+}
+
+static void run_poison(struct control_client *c, const struct control_request *request)
+{
+	struct error error = {0};
+	int r = control_request_poison(c->server->table, request, on_poisoned, c, &c->poison,
+	                               &error);
+
+	log_request(c, request, error.text);
+	if (r < 0) {
+		respond_error(c, request->id, &error);
+		return;
+	}
+	c->poison_id = request->id;
+	ipc_pause(c->connection);
+}
+
 static void run_request(struct control_client *c, const struct control_request *request)
 {
 	struct control_response response = {0};
@@ -153,6 +185,10 @@ static void run_request(struct control_client *c, const struct control_request *
 
 	if (request->type == CONTROL_REQUEST_WATCH) {
 		run_watch(c, request);
+		return;
+	}
+	if (request->type == CONTROL_REQUEST_POISON) {
+		run_poison(c, request);
 		return;
 	}
 	r = control_request_run(c->server->table, request, &response, &error);

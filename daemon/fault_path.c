@@ -566,23 +566,24 @@ void fault_path_disconnect(struct fault_path *fp)
 
 /* ---- orders from the main thread, by way of the lane ---- */
 
-void fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,
-                       enum ledger_reason reason)
+int fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,
+                      enum ledger_reason reason)
 {
 	uint64_t unit = first_unit, end = first_unit + n_units;
+	int rc = 0;
 
-	while (unit < end) {
+	while (unit < end && rc == 0) {
 		const struct region *r = region_find_unit(fp->params.regions, unit);
 		uint64_t n;
 
 		if (!r)
-			return;
+			return -ERANGE;
 		n = MIN(end - unit, region_n_units(r) - (unit - r->first_unit));
-		if (r->lane == fp->params.lane &&
-		    placement_poison(&fp->placer, r, unit, n, reason) < 0)
-			return;
+		if (r->lane == fp->params.lane)
+			rc = placement_poison(&fp->placer, r, unit, n, reason);
 		unit += n;
 	}
+	return rc;
 }
 
 int fault_path_send(struct fault_path *fp, const struct page_message *m)

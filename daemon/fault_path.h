@@ -64,9 +64,9 @@ void fault_path_disconnect(struct fault_path *fp);
  */
 int fault_path_recover(struct fault_path *fp, struct recovery *ret);
 
-/* Poison what is not here yet. */
-void fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,
-                       enum ledger_reason reason);
+/* Poison what is not here yet. -errno, which the callbacks have been told: not all of it is. */
+int fault_path_poison(struct fault_path *fp, uint64_t first_unit, uint64_t n_units,
+                      enum ledger_reason reason);
 
 /* Complete, or Error. 0 or -ENOTCONN. */
 int fault_path_send(struct fault_path *fp, const struct page_message *m);

@@ -377,13 +377,14 @@ void lane_set_bandwidth(struct lane *lane, uint64_t bytes_per_second)
 }
 
 void lane_poison_units(struct lane *lane, uint64_t first_unit, uint64_t n_units,
-                       enum ledger_reason reason)
+                       enum ledger_reason reason, uint64_t id)
 {
 	struct order *o = order_new(ORDER_POISON, 0);
 
 	o->poison.first_unit = first_unit;
 	o->poison.n_units = n_units;
 	o->poison.reason = reason;
+	o->poison.id = id;
 	order_post(&lane->urgent, o);
 }
 

@@ -32,11 +32,12 @@ enum lane_event_type {
 	LANE_EVENT_LINK_LOST, /* error says why; faults wait; lane_connect() again */
 	LANE_EVENT_FINISHED,  /* no unit of this lane is missing; comes once */
 	LANE_EVENT_COMPLETE_ACKED,
-	LANE_EVENT_VMM_GONE,  /* the VMM's memory is gone (ESRCH) */
-	LANE_EVENT_FAILED,    /* cannot go on; faults keep waiting; error says why */
-	LANE_EVENT_POISONED,  /* the ledger has new entries; one event may stand for many */
-	LANE_EVENT_WARNING,   /* error->text for the operator */
-	LANE_EVENT_RECOVERED, /* of an adopted lane, before any other: what was found */
+	LANE_EVENT_VMM_GONE,    /* the VMM's memory is gone (ESRCH) */
+	LANE_EVENT_FAILED,      /* cannot go on; faults keep waiting; error says why */
+	LANE_EVENT_POISONED,    /* the ledger has new entries; one event may stand for many */
+	LANE_EVENT_POISON_DONE, /* an order of poison_id is in the ledger and placed, or error */
+	LANE_EVENT_WARNING,     /* error->text for the operator */
+	LANE_EVENT_RECOVERED,   /* of an adopted lane, before any other: what was found */
 };
 
 struct lane_event {
@@ -45,6 +46,7 @@ struct lane_event {
 	uint64_t source_poisoned_pages; /* CONNECTED: what the source said */
 	bool frozen;                    /* CONNECTED: the source is frozen already */
 	struct recovery recovery;       /* RECOVERED */
+	uint64_t poison_id;             /* POISON_DONE */
 	bool retriable; /* LINK_LOST: false if the source refused us for good (denied, unknown, version, tables differ) */
 };
 
@@ -105,9 +107,12 @@ void lane_disconnect(struct lane *lane);
 void lane_set_tls(struct lane *lane, struct tls_context *tls);
 void lane_set_bandwidth(struct lane *lane, uint64_t bytes_per_second);
 
-/* Poison those of these units that are not placed yet. POISONED events follow. */
+/*
+ * Poison those of these units that are not placed yet. POISONED events follow, and at last
+ * POISON_DONE with this id, unless it is 0 or the lane goes.
+ */
 void lane_poison_units(struct lane *lane, uint64_t first_unit, uint64_t n_units,
-                       enum ledger_reason reason);
+                       enum ledger_reason reason, uint64_t id);
 
 /* Tell the source that everything is here (lane 0). COMPLETE_ACKED or LINK_LOST follows. */
 void lane_send_complete(struct lane *lane, uint64_t present, uint64_t zero, uint64_t poisoned,

@@ -45,6 +45,7 @@ struct order {
 		struct {
 			uint64_t first_unit, n_units;
 			enum ledger_reason reason;
+			uint64_t id; /* 0: nobody waits for it */
 		} poison;
 		struct page_message complete;
 	};

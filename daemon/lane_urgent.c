@@ -124,6 +124,18 @@ static void send_complete(struct lane *lane, const struct order *o)
 	on_urgent_lost(&err, true, lane);
 }
 
+static void poison(struct lane *lane, const struct order *o)
+{
+	struct lane_event e = {.type = LANE_EVENT_POISON_DONE, .poison_id = o->poison.id};
+	int r = fault_path_poison(lane->faults, o->poison.first_unit, o->poison.n_units,
+	                          o->poison.reason);
+
+	if (r < 0)
+		error_set_errno(&e.error, r, "not all of that could be poisoned");
+	if (o->poison.id)
+		lane_post_event(lane, 0, &e);
+}
+
 static void take_order(struct lane *lane, struct order *o)
 {
 	switch (o->kind) {
@@ -141,8 +153,7 @@ static void take_order(struct lane *lane, struct order *o)
 		fault_path_disconnect(lane->faults);
 		break;
 	case ORDER_POISON:
-		fault_path_poison(lane->faults, o->poison.first_unit, o->poison.n_units,
-		                  o->poison.reason);
+		poison(lane, o);
 		break;
 	case ORDER_COMPLETE:
 		send_complete(lane, o);

@@ -84,6 +84,7 @@ struct migration *migration_free(struct migration *m)
 		return NULL;
 	migration_release(m);
 	migration_audit_all(m);
+	migration_poison_end(m);
 	migration_keep_fini(&m->keep);
 	m->memory = state_memfd_free(m->memory);
 	timer_free(&m->release_event);
@@ -323,6 +324,7 @@ void migration_end(struct migration *m, enum migration_state state, const char *
 		for (uint32_t i = 0; i < m->n_lanes; i++)
 			if (m->lanes[i].lane)
 				lane_give_up(m->lanes[i].lane, text);
+	migration_poison_end(m);
 	event_active(m->release_event, EV_TIMEOUT, 0);
 }
 

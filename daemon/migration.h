@@ -117,6 +117,9 @@ struct migration {
 
 	struct migration_keep keep; /* for the next daemon */
 
+	struct poison_request *poison_requests; /* that the lanes have not done yet */
+	uint64_t last_poison_id;
+
 	/* The last second, for the rate. */
 	uint64_t sample_mono_us;
 	uint64_t sample_processed;
@@ -178,8 +181,21 @@ void migration_vmm_hung_up(struct migration *m);
 int migration_cancel(struct migration *m, bool force, struct error *err);
 int migration_recover(struct migration *m, const char *source, struct error *err);
 int migration_set_bandwidth(struct migration *m, uint64_t bandwidth, struct error *err);
+
+/* Code 0: what of the ranges was missing is lost, for every daemon to come. Main thread. */
+typedef void (*migration_poison_fn)(const struct error *error, void *user);
+
+/*
+ * These pages are lost, unless they are here. The answer comes when the lanes have done it:
+ * fn is called once, after this returns 0, at the latest when the migration ends; *ret is
+ * valid until then. -errno with a text: fn is not called.
+ */
+struct poison_request;
 int migration_poison(struct migration *m, const struct poison_range *ranges, size_t n_ranges,
+                     migration_poison_fn fn, void *user, struct poison_request **ret,
                      struct error *err);
+/* Nobody waits for the answer any more; it is done all the same. NULL is fine. */
+void migration_poison_forget(struct poison_request *request);
 
 void migration_set_tls(struct migration *m, struct tls_context *tls);
 

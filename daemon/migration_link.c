@@ -316,6 +316,9 @@ void migration_on_lane_event(struct lane *lane, const struct lane_event *event, 
 	case LANE_EVENT_POISONED:
 		on_poisoned(slot);
 		break;
+	case LANE_EVENT_POISON_DONE:
+		migration_poison_answered(m, event->poison_id, &event->error);
+		break;
 	case LANE_EVENT_RECOVERED:
 		log_recovered(slot, &event->recovery);
 		migration_audit(m); /* what the daemon before this one had not written */

@@ -25,7 +25,8 @@ void migration_poison_all(struct migration *m, enum ledger_reason reason)
 	for (size_t i = 0; i < m->regions->n_regions; i++) {
 		const struct region *r = &m->regions->regions[i];
 
-		lane_poison_units(m->lanes[r->lane].lane, r->first_unit, region_n_units(r), reason);
+		lane_poison_units(m->lanes[r->lane].lane, r->first_unit, region_n_units(r), reason,
+		                  0);
 	}
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What an operator asks of a migration: cancel, recover, limits, poison.
+ * What an operator asks of a migration: cancel, recover, limits.
  * Called by the control server; every refusal has a text for the operator.
  */
 #include "daemon/migration_parts.h"
@@ -19,15 +19,6 @@ static int check_live(const struct migration *m, struct error *err)
 		return 0;
 	return error_set(err, -EALREADY, "migration %s has ended already: %s", m->id_text,
 	                 migration_state_name(m->state));
-}
-
-static int check_attached(const struct migration *m, struct error *err)
-{
-	int r = check_live(m, err);
-
-	if (r == 0 && m->state == MIGRATION_SETUP)
-		r = error_set(err, -ENOTCONN, "no VMM is attached to migration %s yet", m->id_text);
-	return r;
 }
 
 /*
@@ -123,80 +114,5 @@ int migration_set_bandwidth(struct migration *m, uint64_t bandwidth, struct erro
 		                   migration_lane_bandwidth(bandwidth, m->n_lanes));
 	log_migration(LOG_NOTICE, m->id_text, "migration %s: bandwidth limit %llu bytes a second",
 	              m->id_text, (unsigned long long)bandwidth);
-	return 0;
-}
-
-/* The part of a range that lies in one region; NULL where there is none. */
-static const struct region *range_part(const struct migration *m, gpa_t gpa, uint64_t length_bytes,
-                                       uint64_t *ret_bytes)
-{
-	const struct region *r = region_find_gpa(m->regions, gpa);
-
-	if (r)
-		*ret_bytes = MIN(length_bytes, r->gpa.addr + r->length_bytes - gpa.addr);
-	return r;
-}
-
-static int check_range(const struct migration *m, const struct poison_range *range,
-                       struct error *err)
-{
-	gpa_t gpa = range->gpa;
-	uint64_t left = range->length_bytes;
-
-	if (left == 0 || gpa.addr + left < gpa.addr)
-		return error_set(
-		        err, -EINVAL,
-		        "the range at guest-physical 0x%llx of %llu bytes is empty or wraps",
-		        (unsigned long long)gpa.addr, (unsigned long long)left);
-	while (left > 0) {
-		uint64_t bytes;
-
-		if (!range_part(m, gpa, left, &bytes))
-			return error_set(
-			        err, -ERANGE,
-			        "no region at guest-physical 0x%llx (of the range 0x%llx, %llu "
-			        "bytes)",
-			        (unsigned long long)gpa.addr, (unsigned long long)range->gpa.addr,
-			        (unsigned long long)range->length_bytes);
-		gpa.addr += bytes;
-		left -= bytes;
-	}
-	return 0;
-}
-
-static void poison_range(struct migration *m, const struct poison_range *range)
-{
-	gpa_t gpa = range->gpa;
-	uint64_t left = range->length_bytes;
-
-	while (left > 0) {
-		uint64_t bytes = 0;
-		const struct region *r = range_part(m, gpa, left, &bytes);
-		uint64_t first = (gpa.addr - r->gpa.addr) >> r->unit_shift;
-		uint64_t last = (gpa.addr + bytes - 1 - r->gpa.addr) >> r->unit_shift;
-
-		lane_poison_units(m->lanes[r->lane].lane, r->first_unit + first, last - first + 1,
-		                  LEDGER_OPERATOR);
-		gpa.addr += bytes;
-		left -= bytes;
-	}
-}
-
-int migration_poison(struct migration *m, const struct poison_range *ranges, size_t n_ranges,
-                     struct error *err)
-{
-	int r = check_attached(m, err);
-
-	if (r == 0 && m->completing)
-		r = error_set(err, -EALREADY, "every page of migration %s is here already",
-		              m->id_text);
-	if (r == 0 && n_ranges == 0)
-		r = error_set(err, -EINVAL, "no range to poison");
-	for (size_t i = 0; r == 0 && i < n_ranges; i++)
-		r = check_range(m, &ranges[i], err);
-	if (r < 0)
-		return r;
-	for (size_t i = 0; i < n_ranges; i++)
-		poison_range(m, &ranges[i]);
 	return 0;
 }

@@ -58,6 +58,13 @@ void migration_lost_stop(struct migration *m);
 void migration_on_lost_deadline(evutil_socket_t fd, short what, void *arg);
 void migration_poison_all(struct migration *m, enum ledger_reason reason);
 
+/* migration_poison.c */
+
+/* A lane has done one order of this request, or could not. */
+void migration_poison_answered(struct migration *m, uint64_t id, const struct error *error);
+/* The state is final. */
+void migration_poison_end(struct migration *m);
+
 /* migration_vmm.c */
 int migration_vmm_watch(struct migration *m, pid_t pid, int pidfd, struct error *err);
 /* Text for people: "was killed", "could not be killed: ...". */

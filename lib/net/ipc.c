@@ -52,6 +52,7 @@ struct ipc_connection {
 	bool closing; /* after the flush */
 	bool ended;   /* on_closed was called or is not wanted */
 	bool blocked; /* the socket is full */
+	bool paused;
 	struct error end_error;
 	struct ipc_input in;
 	uint8_t *out;
@@ -208,6 +209,26 @@ void ipc_close_after_flush(struct ipc_connection *c)
 		event_add(&c->end_event, &flush_timeout);
 }
 
+void ipc_pause(struct ipc_connection *c)
+{
+	c->paused = true;
+	event_del(&c->read_event);
+}
+
+void ipc_resume(struct ipc_connection *c)
+{
+	struct error err = {0};
+
+	if (!c->paused)
+		return;
+	c->paused = false;
+	/* Added anew it finds what has come meanwhile. */
+	if (c->ended || c->closing || event_add(&c->read_event, NULL) == 0)
+		return;
+	error_set_errno(&err, -ENOMEM, "cannot watch the connection");
+	connection_end_later(c, &err);
+}
+
 /* Returns true when the next message may be looked for. */
 static bool connection_deliver(struct ipc_connection *c)
 {
@@ -220,7 +241,7 @@ static bool connection_deliver(struct ipc_connection *c)
 		return false;
 	ipc_input_next(&c->in);
 	if (r == 0)
-		return !c->closing && !c->ended;
+		return !c->closing && !c->ended && !c->paused;
 	if (err.code == 0)
 		error_set_errno(&err, r, "a message was refused");
 	if (c->closing)
@@ -305,7 +326,7 @@ static void on_stall(evutil_socket_t fd, short what, void *arg)
 /* What the peer had sent before it stopped listening is still delivered. */
 static void connection_end_now(struct ipc_connection *c)
 {
-	if (!c->closing)
+	if (!c->closing && !c->paused)
 		connection_receive(c);
 	connection_end(c, &c->end_error);
 }

@@ -43,6 +43,13 @@ struct ipc_connection *ipc_connection_free(struct ipc_connection *c);
 int ipc_send(struct ipc_connection *c, const void *buf, size_t len);
 size_t ipc_queued(const struct ipc_connection *c);
 
+/*
+ * Take no message until ipc_resume(); what the peer sends waits in the socket, and so does
+ * its end.
+ */
+void ipc_pause(struct ipc_connection *c);
+void ipc_resume(struct ipc_connection *c);
+
 /* Send what is queued, then close; on_closed follows. */
 void ipc_close_after_flush(struct ipc_connection *c);
 

@@ -143,7 +143,7 @@ static void test_poison_while_disconnected(void **state)
 	bed_wait(b, 0, LANE_EVENT_LINK_LOST);
 	waiter_start(b, 63, &w);
 	unit_wait(b, 63, PAGE_REQUESTED);
-	lane_poison_units(b->lanes[0], 0, b->table->n_units, LEDGER_SOURCE_LOST);
+	lane_poison_units(b->lanes[0], 0, b->table->n_units, LEDGER_SOURCE_LOST, 0);
 	assert_false(waiter_end(&w));
 	bed_wait(b, 0, LANE_EVENT_FINISHED);
 	assert_true(b->n_poisoned_events > 0);
@@ -287,7 +287,7 @@ static void chaos_order(struct bed *b, unsigned *seed)
 		lane_set_bandwidth(lane, (uint64_t)rand_r(seed));
 		break;
 	case 2:
-		lane_poison_units(lane, (uint64_t)rand_r(seed) % 60, 4, LEDGER_OPERATOR);
+		lane_poison_units(lane, (uint64_t)rand_r(seed) % 60, 4, LEDGER_OPERATOR, 0);
 		break;
 	case 3:
 		lane_send_complete(lane, 1, 2, 3, 4);

@@ -61,7 +61,7 @@ static void test_reconnect(void **state)
 	unit_wait(b, 33, PAGE_REQUESTED);
 	waiter_start(b, 61, &w[4]);
 	unit_wait(b, 61, PAGE_REQUESTED);
-	lane_poison_units(b->lanes[0], 60, 2, LEDGER_OPERATOR);
+	lane_poison_units(b->lanes[0], 60, 2, LEDGER_OPERATOR, 0);
 	b->lost[60] = b->lost[61] = true;
 	assert_false(waiter_end(&w[4]));
 	unit_wait(b, 60, PAGE_POISONED);
