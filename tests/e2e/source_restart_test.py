@@ -33,23 +33,23 @@ def progress(m):
         100 * shown["memory_processed"] // max(1, shown["memory_total"])
 
 
-def kill_often(bed, m, kills, services=(AGENT,), between=None):
-    """Kill it again and again, each time when a random bit more of memory is there."""
-    done = 0
-    for i in range(kills):
+def kill(bed, services=(AGENT,)):
+    for name in services:
+        bed.kill_service(name)
+    for name in services:
+        bed.start_service(name)
+
+
+def kill_often(bed, m, kills, services=(AGENT,)):
+    """Kill it again and again, each time when a random bit more of memory is there, as long
+    as some is missing; how often."""
+    for done in range(kills):
         target = progress(m) + random.randint(0, 140 // kills)
         if target >= 100:
-            break
+            return done
         wait_until("progress", lambda t=target: progress(m) >= t)
-        for name in services:
-            bed.kill_service(name)
-        for name in services:
-            bed.start_service(name)
-        done += 1
-        if between and i == kills // 2:
-            between()
-    check(done > 0, "it was never killed")
-    return done
+        kill(bed, services)
+    return kills
 
 
 def lost_at_source(m):
@@ -85,15 +85,19 @@ def late_reports_are_kept(m, source):
 
 
 def killed_often(*regions, kills=10, poison=64, source_options=("--read-poison",), options=(),
-                 services=(AGENT,), limit="30M"):
+                 services=(AGENT,), limit="30M", pause=200):
     with agent_bed(both=len(services) > 1) as bed:
         m = bed.migration(*regions, poison=poison, late=8)
         source = m.source(*source_options)
-        m.start("--bandwidth", limit)
-        guest = m.destination(*options)
-        guest.wait_event("touching")
+        m.start("--bandwidth", "64K")
+        guest = m.destination("--pause-after", pause, *options)
+        guest.wait_event("paused")
         source.say("late")
-        killed = kill_often(bed, m, kills, services, lambda: source.say("late"))
+        kill(bed, services)  # once for sure, in the middle
+        source.say("late")
+        bed.ctl("set-limits", m.id, "--bandwidth", limit)
+        guest.say("go")
+        killed = 1 + kill_often(bed, m, kills, services)
         bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
         guest.finish()
         source.finish()  # it was told that its export is released
@@ -123,7 +127,7 @@ def test_killed_often_hugetlb():
     """The same with huge pages."""
     with HugePages(72):
         killed_often("ram0:hugetlb:32M", "ram1:hugetlb-minor:32M", kills=4, poison=3,
-                     source_options=())
+                     source_options=(), pause=6)
 
 
 def test_both_killed_often():
@@ -498,10 +502,13 @@ def test_exported_by_the_operator():
         bed.restart_service(AGENT)
         bed.ctl("poison", m.id, "0x3000+4096", on_source=True)
         bed.restart_service(AGENT)
-        m.start("--bandwidth", "8M")
-        guest = m.destination("--any-poison")
-        guest.wait_event("touching")
+        m.start("--bandwidth", "64K")
+        guest = m.destination("--any-poison", "--pause-after", "200")
+        guest.wait_event("paused")
+        kill(bed)
+        guest.say("go")
         kill_often(bed, m, 3)
+        bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
         guest.finish()
         check(guest.value("lost") == 1 and guest.value("off") == 0, str(guest.events[-9:]))
         m.check_ledger(guest)

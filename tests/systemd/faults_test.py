@@ -215,6 +215,36 @@ def test_store_full():
     table("store full", 1)
 
 
+def flip_kept(name):
+    """Change a bit in the header of the only file of this name that systemd keeps."""
+    kept = [fd for fd in pathlib.Path("/proc/1/fd").iterdir() if f"memfd:{name} " in os.readlink(fd)]
+    check(len(kept) == 1, f"systemd keeps {len(kept)} files called {name}")
+    fd = os.open(kept[0], os.O_RDWR)
+    os.pwrite(fd, bytes([os.pread(fd, 1, 41)[0] ^ 1]), 41)
+    os.close(fd)
+
+
+def test_wrong_state():
+    """A state that cannot be trusted is refused and left alone; its guest waits, and goes on
+    with the right one."""
+    with SystemBed(FAST) as bed:
+        run = Run(bed, "--pause-after", "50", limit="1M")
+        run.guest.wait_event("paused")
+        flip_kept("postcopyd-state")
+        pid = bed.daemon.signal(signal.SIGKILL)
+        pid = bed.daemon.wait_active(other_than=pid)
+        shown = run.m.show()
+        check(shown["state"] == "failed" and "checksum" in shown["state_text"], str(shown))
+        run.guest.say("go")
+        check(bed.records("MIGRATION_STRANDED", run.m, "REASON"), "the journal does not say why")
+        flip_kept("postcopyd-state")
+        check(run.guest.popen.poll() is None, "the guest did not wait")
+        bed.daemon.signal(signal.SIGKILL)
+        bed.daemon.wait_active(other_than=pid)
+        run.finish()
+    table("a wrong state memfd: refused; then the right one", 1)
+
+
 def test_reload_with_new_keys():
     """New certificates come with a reload, and no migration notices."""
     with SystemBed(FAST) as bed:
@@ -250,5 +280,5 @@ def test_stop_waits_for_the_guest():
 
 if __name__ == "__main__":
     main(test_kill_often, test_kill_agent_often, test_kill_both_often, test_watchdog,
-         test_watchdog_of_a_lane, test_restart, test_vmm_death, test_store_full,
+         test_watchdog_of_a_lane, test_restart, test_vmm_death, test_store_full, test_wrong_state,
          test_reload_with_new_keys, test_stop_waits_for_the_guest)
