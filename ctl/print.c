@@ -78,6 +78,9 @@ static void print_identity(FILE *out, const struct control_migration *m)
 	        units_format_duration(text, sizeof(text), m->total_time_us));
 	fprintf(out, "%-18s %s\n", "paused time",
 	        units_format_duration(text, sizeof(text), m->downtime_us));
+	if (m->lost_left_us)
+		fprintf(out, "%-18s %s\n", "lost policy in",
+		        units_format_duration(text, sizeof(text), m->lost_left_us));
 }
 
 static void print_progress(FILE *out, const struct control_migration *m)

@@ -205,6 +205,8 @@ uint64_t migration_total_bytes(const struct migration *m);
 uint64_t migration_remaining_bytes(const struct migration *m);
 uint64_t migration_lost_bytes(const struct migration *m);
 uint64_t migration_paused_us(const struct migration *m);
+/* While the source is away: until the lost policy acts; 0: it will not. */
+uint64_t migration_lost_left_us(const struct migration *m);
 
 /* The i-th newest ledger entry of n_shown (at most MIGRATION_POISONED_SHOWN_MAX) out of all. */
 uint64_t migration_poisoned_shown(const struct migration *m, uint64_t *ret_all);

@@ -29,6 +29,7 @@ static void view_identity(const struct migration *m, struct control_migration *v
 	v->downtime_us = migration_paused_us(m);
 	v->bandwidth = m->bandwidth;
 	v->reconnects = m->reconnects;
+	v->lost_left_us = migration_lost_left_us(m);
 }
 
 static void view_memory(const struct migration *m, struct control_migration *v)

@@ -55,6 +55,7 @@ static const struct {
         NUMBER(faults),       NUMBER(faults_local),     NUMBER(fault_p50_ns),
         NUMBER(fault_p99_ns), NUMBER(fault_p999_ns),    NUMBER(fault_max_ns),
         NUMBER(lost_bytes),   NUMBER(reconnects),       NUMBER(eta_us),
+        NUMBER(lost_left_us),
 };
 
 static json_t *latency_json(const struct control_migration *v)

@@ -150,6 +150,7 @@ struct control_migration {
 	size_t n_poisoned;
 	uint64_t reconnects;
 	uint64_t eta_us;
+	uint64_t lost_left_us;
 };
 
 void control_migration_free(struct control_migration *m); /* its arrays, not itself */

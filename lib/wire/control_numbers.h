@@ -31,6 +31,7 @@
 	X(fault_max_ns)              \
 	X(lost_bytes)                \
 	X(reconnects)                \
-	X(eta_us)
+	X(eta_us)                    \
+	X(lost_left_us)
 
 #endif

@@ -4,7 +4,7 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from e2e import Bed, check, main  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import Bed, check, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms",
                        "completion_timeout": "1s"}}
@@ -63,6 +63,19 @@ def test_lost_policy_kill():
         check(guest.popen.wait(30) != 0, "the guest ended well")
 
 
+def test_lost_policy_is_announced():
+    """An operator sees that the policy will act, and when."""
+    with Bed(FAST) as bed:
+        m, _, _ = in_the_middle(bed, "--lost-policy", "kill", "--lost-deadline", "3600s")
+        check(m.show()["lost_left_us"] == 0, "the source is there")
+        bed.agent.kill()
+        m.wait_state("postcopy-paused")
+        left = m.show()["lost_left_us"]
+        check(0 < left <= 3600 * 1000000, f"{left} us are left")
+        check("lost policy in" in bed.ctl("show", m.id), "not shown to people")
+        wait_until("time passes", lambda: m.show()["lost_left_us"] < left)
+
+
 def test_lost_policy_hold_holds():
     with Bed(FAST) as bed:
         m, _, guest = in_the_middle(bed)
@@ -100,5 +113,5 @@ def test_withdraw_refused_while_a_destination_depends_on_it():
 
 
 main(test_cancel_needs_force_in_the_middle, test_cancel_before_attach, test_lost_policy_poison,
-     test_lost_policy_kill, test_lost_policy_hold_holds, test_withdraw,
+     test_lost_policy_kill, test_lost_policy_is_announced, test_lost_policy_hold_holds, test_withdraw,
      test_withdraw_refused_while_a_destination_depends_on_it)

@@ -28,7 +28,7 @@ static const char usage_text[] =
         "  --hwpoison          lost pages really fail (MADV_HWPOISON, for good); none is reported\n"
         "  --by-process        let the agent read memfds through the process, too\n"
         "  --freeze            freeze at once\n"
-        "destination, which takes \"go\" on stdin:\n"
+        "destination, which takes \"discard FIRST N\" (pages) and \"go\" on stdin when paused:\n"
         "  --threads N         that touch every page in random order (default 4)\n"
         "  --partition         each page by one thread only\n"
         "  --uffds N           spread over the regions (default 1)\n"
@@ -186,5 +186,6 @@ int main(int argc, char **argv)
 		return status == -ENOSPC ? GUEST_SKIP : GUEST_USAGE;
 	status = g.destination ? guest_destination_run(&g) : guest_source_run(&g);
 	poison_plan_free(g.plan);
+	free(g.given_back);
 	return status;
 }

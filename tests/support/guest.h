@@ -72,6 +72,7 @@ struct guest {
 	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */
 
 	uint64_t n_pages; /* of all regions, 4 KiB */
+	bool *given_back; /* destination: n_pages; the page reads as zeros now, and is not written */
 	struct poison_plan *plan;
 	struct postcopy *handle;
 };
@@ -89,6 +90,14 @@ uint32_t guest_region_of_page(const struct guest *g, uint64_t page);
 struct pattern_page guest_pattern_page(const struct guest *g, uint64_t page);
 uint8_t *guest_page_address(const struct guest *g, uint64_t page);
 enum poison_expectation guest_page_expect(const struct guest *g, uint64_t page);
+
+/*
+ * guest_discard.c: what a balloon does. Give pages of one region back to the kernel and
+ * print so; waits for the daemon to read the event. 0, -errno (said on stderr).
+ */
+int guest_discard(struct guest *g, uint64_t first_page, uint64_t n_pages);
+/* A page that was given back: all zeros. */
+bool guest_page_is_zeros(const struct guest *g, uint64_t page);
 
 /* guest_collapse.c: what is lost, and huge pages; printed. 0, -errno (said on stderr). */
 int guest_collapse(const struct guest *g);

@@ -11,6 +11,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -88,6 +89,23 @@ static enum found page_look(const struct pattern_page *pp, uint8_t *address, boo
 	return wrong < 0 ? FOUND_HEALTHY : FOUND_WRONG;
 }
 
+static bool is_given_back(const struct guest *g, uint64_t page)
+{
+	return g->given_back && g->given_back[page];
+}
+
+static enum found zeros_look(const struct guest *g, uint64_t page)
+{
+	bool zeros;
+
+	if (sigsetjmp(bus_jump, SAVE_MASK))
+		return FOUND_LOST;
+	bus_armed = 1;
+	zeros = guest_page_is_zeros(g, page);
+	bus_armed = 0;
+	return zeros ? FOUND_HEALTHY : FOUND_WRONG;
+}
+
 static void note_sigbus(struct guest_touch *t)
 {
 	atomic_fetch_add(&t->sigbus_code[(unsigned)bus_code % 8], 1);
@@ -109,7 +127,9 @@ static void touch_page(struct guest_touch *t, const struct toucher *self, uint64
 	struct pattern_page pp = guest_pattern_page(t->guest, page);
 	uint8_t *address = guest_page_address(t->guest, page);
 	bool own = pattern_is_written(&pp) && page % t->guest->threads == self->index;
-	enum found found = page_look(&pp, address, own, PATTERN_WORD0_EITHER);
+	enum found found = is_given_back(t->guest, page)
+	                           ? zeros_look(t->guest, page)
+	                           : page_look(&pp, address, own, PATTERN_WORD0_EITHER);
 
 	if (found == FOUND_WRONG)
 		complain(t, page, "wrong bytes while it ran");
@@ -145,15 +165,18 @@ static void touch_timed(struct guest_touch *t, const struct toucher *self, uint6
 		             (unsigned long long)end);
 }
 
-/* Nothing but "go" is ever sent; the end of the input means the same. */
+/* "discard FIRST N" gives pages back; anything else, and the end of the input, is "go". */
 static void await_go(struct guest_touch *t)
 {
-	char word[64];
+	unsigned long long first, n;
+	char line[64];
 
 	driven_event("paused", "%llu",
 	             (unsigned long long)(t->guest->pause_after * t->guest->threads));
-	if (read(STDIN_FILENO, word, sizeof(word)) < 0)
-		driven_event("stdin", "%s", strerror(errno));
+	while (fgets(line, sizeof(line), stdin) &&
+	       sscanf(line, "discard %llu %llu", &first, &n) == 2)
+		if (guest_discard(t->guest, first, n) < 0)
+			_exit(GUEST_USAGE);
 	pthread_mutex_lock(&t->lock);
 	t->go = true;
 	pthread_cond_broadcast(&t->changed);
@@ -306,7 +329,9 @@ static void check_page(struct guest_touch *t, uint64_t page, struct findings *f)
 	const struct guest *g = t->guest;
 	struct pattern_page pp = guest_pattern_page(g, page);
 	enum poison_expectation expect = guest_page_expect(g, page);
-	enum found now = page_look(&pp, guest_page_address(g, page), false, PATTERN_WORD0_WRITTEN);
+	enum found now = is_given_back(g, page) ? zeros_look(g, page)
+	                                        : page_look(&pp, guest_page_address(g, page), false,
+	                                                    PATTERN_WORD0_WRITTEN);
 	const char *wrong = judge(g, (enum found)atomic_load(&t->found[page]), now, expect);
 
 	f->healthy += now == FOUND_HEALTHY;

@@ -212,7 +212,7 @@ static void test_block_fits_any_width(void **state)
 	(void)state;
 	m.pages_data = m.pages_zero = m.pages_removed = m.faults = UINT64_MAX;
 	m.memory_total = m.memory_bps = m.total_time_us = UINT64_MAX;
-	m.fault_max_ns = m.lost_bytes = m.reconnects = m.downtime_us = UINT64_MAX;
+	m.fault_max_ns = m.lost_bytes = m.reconnects = m.downtime_us = m.lost_left_us = UINT64_MAX;
 	memset(m.state_text, 'x', sizeof(m.state_text) - 1);
 	for (size_t width = 0; width < 300; width++) {
 		progress_format_block(&m, width, &block);
