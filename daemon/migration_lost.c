@@ -23,14 +23,16 @@ void migration_lost_stop(struct migration *m)
 uint64_t migration_lost_left_us(const struct migration *m)
 {
 	struct timeval due, now, left;
+	uint64_t left_us;
 
 	if (!m->lost_timer || !event_pending(m->lost_timer, EV_TIMEOUT, &due))
 		return 0;
-	evutil_gettimeofday(&now, NULL); /* libevent tells it in this clock */
+	evutil_gettimeofday(&now, NULL); /* libevent tells it in this clock, to a millisecond */
 	evutil_timersub(&due, &now, &left);
 	if (left.tv_sec < 0) /* it acts as soon as this returns */
 		return 1;
-	return MAX((uint64_t)left.tv_sec * 1000000 + (uint64_t)left.tv_usec, UINT64_C(1));
+	left_us = (uint64_t)left.tv_sec * 1000000 + (uint64_t)left.tv_usec;
+	return MAX(MIN(left_us, m->lost_deadline_us), UINT64_C(1));
 }
 
 void migration_poison_all(struct migration *m, enum ledger_reason reason)
