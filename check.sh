@@ -29,7 +29,7 @@ usage: ./check.sh [PART...]
   systemd   packages, lintian, and in a fresh Debian under a real systemd: install, upgrade,
             purge, and migrations while the services are killed, frozen and replaced
   kernel    in virtual machines: Debian's 6.1 kernel with and without kernel-patches/ (built
-            the first time, which takes some 20 minutes), and Debian's 6.12
+            the first time, which takes some 20 minutes), and Debian's 6.12 (in all: in short)
 What cannot run on this machine or for this user is skipped, with the reason.
 Logs are in build/check/.
 TEXT
@@ -211,8 +211,8 @@ run_part() {
 	bench) can_fault bench && built build release &&
 		simple bench tests/bench/run --quick --rounds 1 --report --only $BENCHES ;;
 	systemd) built build release && lines systemd tests/systemd/run.sh ;;
-	kernel) built build release && lines kernel tests/kernel/run.sh ;;
-	all) for part in $ALL; do run_part "$part"; done ;;
+	kernel) built build release && lines kernel tests/kernel/run.sh ${kernel_short:+--short} ;;
+	all) for part in $ALL; do kernel_short=yes run_part "$part"; done ;;
 	*) usage >&2; exit 2 ;;
 	esac
 }

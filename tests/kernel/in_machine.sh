@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs inside the machine that run.sh starts, as root, from the project's folder:
-#   in_machine.sh unit|e2e [FILE...]|hwpoison|vmm|refusal|demo
+#   in_machine.sh unit|e2e|hwpoison|vmm|refusal|demo KERNEL [NAME...]
 # with the programs of build/release. One line a test:
 #   passed NAME SECONDS | FAILED NAME (and what it said) | skipped NAME: reason
 set -u
@@ -95,11 +95,9 @@ unit | poison | tree) "$part" ;;
 e2e)
 	# What another kernel may do otherwise; links, operators, what a restart refuses and the
 	# like are tested elsewhere.
-	files=()
-	for name in memory poison hugetlb collapse death restart bad_attach; do
-		files+=("tests/e2e/${name}_test.py")
-	done
-	e2e "${files[@]}"
+	[ $# -gt 0 ] || set -- memory poison hugetlb collapse death restart bad_attach
+	files=("${@/#/tests/e2e/}")
+	e2e "${files[@]/%/_test.py}"
 	;;
 hwpoison | refusal) each_function "tests/kernel/${part}_test.py" ;;
 vmm) each_function tests/vmm/machine_check_test.py ;;
