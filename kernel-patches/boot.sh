@@ -13,7 +13,7 @@ usage: boot.sh [OPTION]... SCRIPT [ARG]...
   --kernel K    patched (default), stock or debian-6.12, or the path of a folder
                 that build.sh made
   --memory M    in MiB (default 2048)
-  --cpus N      (default 2)
+  --cpus N      (default 2; 1 if it is emulated and the kernel changes its own code)
   --timeout S   seconds until the machine is stopped (default 600)
   --console F   where the kernel's console goes (default: a temporary file that is
                 kept, and named, if the run fails)
@@ -117,6 +117,12 @@ qemu_run() {
 	# Without udev its device never comes, and the start would wait for it.
 	[ -z "$init" ] || append+=" systemd.mask=serial-getty@ttyS0.service"
 	! kvm_works || accel=(-accel kvm -cpu host)
+	# Debian 12's QEMU may let one CPU run what another has just replaced (text_poke_bp():
+	# "Oops: int3" now and then).
+	if [ -z "$cpus" ]; then
+		cpus=2
+		[[ ${accel[1]} != tcg* ]] || ! grep -q '^CONFIG_JUMP_LABEL=y' "$folder/config" || cpus=1
+	fi
 	if grep -q '^CONFIG_9P_FS=[ym]' "$folder/config"; then
 		files=(-virtfs "local,path=$share,mount_tag=host,security_model=none,readonly=on,multidevs=remap")
 	else
@@ -164,7 +170,7 @@ cleanup() {
 	exit $status
 }
 
-kernel=patched memory=2048 cpus=2 limit=600 console="" own_console="" extra_append="" virtiofsd_pid=""
+kernel=patched memory=2048 cpus="" limit=600 console="" own_console="" extra_append="" virtiofsd_pid=""
 share=/ init=""
 while [ $# -gt 0 ]; do
 	case $1 in
