@@ -39,6 +39,7 @@ static const struct command commands[] = {
 		{"lost-policy", "POLICY", "when the source is lost for good: hold (default), poison or kill"},
 		{"lost-deadline", "TIME", "how long to wait for it before poison or kill, like 30s"},
 		{"bandwidth", "BYTES", "limit of the background stream a second, like 100M"},
+		{"firecracker-socket", "PATH", "make a socket at which Firecracker calls"},
 		{"stop-on-poison", NULL, "without UFFDIO_POISON: stop the guest at a poisoned page"},
 	}, plain_run},
 	{"list", "", 0, 0, false, false, "list migrations or exports", {OPTION_JSON}, list_run},

@@ -76,6 +76,23 @@ static int lost_policy_read(const struct invocation *inv, struct control_request
 	return 0;
 }
 
+/* For the daemon, which may stand elsewhere than we do. */
+static int firecracker_socket_read(const struct invocation *inv, char buf[CONTROL_PATH_MAX],
+                                   struct error *err)
+{
+	const char *path = invocation_value(inv, "firecracker-socket");
+
+	if (path && *path != '/')
+		return error_set(err, -EINVAL, "--firecracker-socket %s is not an absolute path",
+		                 path);
+	if (path && strlen(path) >= CONTROL_PATH_MAX)
+		return error_set(err, -EINVAL, "--firecracker-socket has %zu bytes: at most %d",
+		                 strlen(path), CONTROL_PATH_MAX - 1);
+	if (path)
+		strcpy(buf, path);
+	return 0;
+}
+
 static int start_fill(const struct invocation *inv, struct control_request *ret, struct error *err)
 {
 	const char *source;
@@ -91,6 +108,8 @@ static int start_fill(const struct invocation *inv, struct control_request *ret,
 		r = lost_policy_read(inv, ret, err);
 	if (r == 0)
 		r = bandwidth_read(inv, &ret->start.bandwidth, err);
+	if (r == 0)
+		r = firecracker_socket_read(inv, ret->start.firecracker_socket, err);
 	ret->start.stop_on_poison = invocation_value(inv, "stop-on-poison") != NULL;
 	return r;
 }

@@ -8,6 +8,7 @@
  */
 #include "daemon/attach_server.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ struct attach_socket {
 	struct attach_socket *next;
 	struct attach_server *server;
 	const struct attach_protocol *protocol;
+	struct migration *migration; /* whose socket it is; NULL: everybody's */
 	struct ipc_listener *listener;
 };
 
@@ -32,14 +34,35 @@ struct attach_server {
 	struct attach_socket *sockets;
 	struct attach_client *clients;
 	unsigned n_idle;
+	const struct attach_protocol *protocols[ATTACH_PROTOCOLS_MAX];
 };
+
+static void socket_free(struct attach_server *s, struct attach_socket *socket)
+{
+	LL_DELETE(s->sockets, socket);
+	ipc_listener_free(socket->listener);
+	free(socket);
+}
+
+static void sockets_close(struct attach_server *s, const struct migration *m)
+{
+	struct attach_socket *socket, *next;
+
+	LL_FOREACH_SAFE (s->sockets, socket, next)
+		if (socket->migration == m)
+			socket_free(s, socket);
+}
 
 static void on_change(const struct migration *m, void *user)
 {
 	struct attach_server *s = user;
 	struct attach_client *c, *next;
 
+	if (m->state != MIGRATION_SETUP)
+		sockets_close(s, m);
 	DL_FOREACH_SAFE (s->clients, c, next) {
+		if (c->called_for == m && migration_state_final(m->state))
+			c->called_for = NULL;
 		if (c->migration != m)
 			continue;
 		if (migration_state_final(m->state))
@@ -80,10 +103,8 @@ struct attach_server *attach_server_free(struct attach_server *s)
 
 	if (!s)
 		return NULL;
-	LL_FOREACH_SAFE (s->sockets, socket, next_socket) {
-		ipc_listener_free(socket->listener);
-		free(socket);
-	}
+	LL_FOREACH_SAFE (s->sockets, socket, next_socket)
+		socket_free(s, socket);
 	DL_FOREACH_SAFE (s->clients, c, next_client) {
 		client_drop(c);
 	}
@@ -122,10 +143,13 @@ static void on_accept(int fd, void *user)
 	}
 	if (client_add(s, socket->protocol, fd, &c) < 0)
 		log_warning("attach: no memory for a connection; ignoring it");
+	else
+		c->called_for = socket->migration;
 }
 
-int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
-                         const char *name, const char *path, mode_t mode, struct error *err)
+static int socket_new(struct attach_server *s, const struct attach_protocol *protocol,
+                      struct migration *m, const char *name, const char *path, mode_t mode,
+                      struct error *err)
 {
 	struct attach_socket *socket = calloc(1, sizeof(*socket));
 	int r;
@@ -134,6 +158,7 @@ int attach_server_listen(struct attach_server *s, const struct attach_protocol *
 		return error_set(err, -ENOMEM, "not enough memory");
 	socket->server = s;
 	socket->protocol = protocol;
+	socket->migration = m;
 	r = ipc_listen(migration_table_loop(s->table), name, path, mode, on_accept, socket,
 	               &socket->listener, err);
 	if (r < 0) {
@@ -141,16 +166,37 @@ int attach_server_listen(struct attach_server *s, const struct attach_protocol *
 		return r;
 	}
 	LL_PREPEND(s->sockets, socket);
+	attach_server_speak(s, protocol);
 	return 0;
+}
+
+int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
+                         const char *name, const char *path, mode_t mode, struct error *err)
+{
+	return socket_new(s, protocol, NULL, name, path, mode, err);
+}
+
+int attach_server_open(struct attach_server *s, const struct attach_protocol *protocol,
+                       struct migration *m, const char *path, mode_t mode, struct error *err)
+{
+	return socket_new(s, protocol, m, m->id_text, path, mode, err);
+}
+
+void attach_server_speak(struct attach_server *s, const struct attach_protocol *protocol)
+{
+	size_t i = 0;
+
+	while (i < ATTACH_PROTOCOLS_MAX && s->protocols[i] && s->protocols[i] != protocol)
+		i++;
+	assert(i < ATTACH_PROTOCOLS_MAX);
+	s->protocols[i] = protocol;
 }
 
 static const struct attach_protocol *protocol_find(const struct attach_server *s, const char *name)
 {
-	const struct attach_socket *socket;
-
-	LL_FOREACH (s->sockets, socket)
-		if (strcmp(socket->protocol->name, name) == 0)
-			return socket->protocol;
+	for (size_t i = 0; i < ATTACH_PROTOCOLS_MAX && s->protocols[i]; i++)
+		if (strcmp(s->protocols[i]->name, name) == 0)
+			return s->protocols[i];
 	return NULL;
 }
 

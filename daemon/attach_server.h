@@ -15,6 +15,7 @@
 #include "net/loop.h"
 
 #define ATTACH_CLIENTS_IDLE_MAX 128 /* connections that have not attached */
+#define ATTACH_PROTOCOLS_MAX 4
 
 struct attach_server;
 struct attach_client;
@@ -40,7 +41,9 @@ struct attach_client {
 	struct attach_server *server;
 	const struct attach_protocol *protocol;
 	struct migration *migration; /* NULL before the attach and after the end */
-	bool attached;               /* has attached once */
+	/* It came by this one's own socket; NULL: by one for all, or that migration has ended. */
+	struct migration *called_for;
+	bool attached; /* has attached once */
 	struct attach_client *prev, *next;
 };
 
@@ -48,14 +51,24 @@ int attach_server_new(struct migration_table *table, struct attach_server **ret)
 struct attach_server *attach_server_free(struct attach_server *s); /* always NULL */
 DEFINE_CLEANUP(struct attach_server, attach_server_free)
 
+/* Connections may be adopted that speak this, besides those for which there is a socket. */
+void attach_server_speak(struct attach_server *s, const struct attach_protocol *protocol);
+
 /* Listen for clients of this protocol; several sockets are possible. */
 int attach_server_listen(struct attach_server *s, const struct attach_protocol *protocol,
                          const char *name, const char *path, mode_t mode, struct error *err);
 
 /*
+ * A socket of its own for one migration: who calls there means that one. It is there
+ * until a VMM has attached or the migration has ended.
+ */
+int attach_server_open(struct attach_server *s, const struct attach_protocol *protocol,
+                       struct migration *m, const char *path, mode_t mode, struct error *err);
+
+/*
  * A connection whose VMM attached to a daemon before this one: it gets the state,
  * marked restarted, and is then like any other. fd is owned, also on failure.
- * -ENOENT: no socket speaks a protocol of this name.
+ * -ENOENT: nobody here speaks a protocol of this name.
  */
 int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m);
 

@@ -65,6 +65,10 @@ static int start_check(const struct control_request *request, struct error *err)
 	               request->start.token_len > TOKEN_BYTES_MAX))
 		r = error_set(err, -EINVAL, "the token has %zu bytes: expected %d to %d",
 		              request->start.token_len, TOKEN_BYTES_MIN, TOKEN_BYTES_MAX);
+	if (r == 0 && request->start.firecracker_socket[0] &&
+	    request->start.firecracker_socket[0] != '/')
+		r = error_set(err, -EINVAL, "Firecracker's socket %s is not an absolute path",
+		              request->start.firecracker_socket);
 	if (r == 0 && request->start.lost_policy != LOST_POLICY_HOLD &&
 	    request->start.lost_deadline_us == 0)
 		r = error_set(err, -EINVAL,
@@ -87,6 +91,7 @@ static int run_start(struct migration_table *table, const struct control_request
 	        .lost_deadline_us = request->start.lost_deadline_us,
 	        .bandwidth = request->start.bandwidth,
 	        .stop_on_poison = request->start.stop_on_poison,
+	        .firecracker_socket = request->start.firecracker_socket,
 	};
 	struct migration *m;
 	int r = start_check(request, err);

@@ -11,6 +11,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/message_ids.h"
+#include "daemon/attach_firecracker.h"
 #include "daemon/attach_postcopy.h"
 #include "daemon/attach_server.h"
 #include "daemon/control_server.h"
@@ -47,6 +48,33 @@ static int tls_load(const struct settings *s, struct tls_context **ret, struct e
 	return tls_context_new(&tls, ret, err);
 }
 
+/* A migration whose VMM calls at a socket of its own. */
+static int open_socket(struct migration *m, void *user, struct error *err)
+{
+	struct daemon *d = user;
+
+	if (!m->firecracker_socket[0])
+		return 0;
+	return attach_server_open(d->attach, &attach_protocol_firecracker, m, m->firecracker_socket,
+	                          d->settings->attach_mode, err);
+}
+
+/* Those that were restored before their VMM has called. */
+static void reopen_sockets(struct daemon *d)
+{
+	for (struct migration *m = migration_table_next(d->migrations, NULL); m;
+	     m = migration_table_next(d->migrations, m)) {
+		struct error error = {0};
+
+		if (m->state == MIGRATION_SETUP && open_socket(m, d, &error) < 0)
+			log_migration(
+			        LOG_ERR, m->id_text,
+			        "migration %s: its VMM cannot attach: %s; cancel it and start "
+			        "it again",
+			        m->id_text, error.text);
+	}
+}
+
 static int servers_start(struct daemon *d, struct error *err)
 {
 	const struct settings *s = d->settings;
@@ -56,6 +84,11 @@ static int servers_start(struct daemon *d, struct error *err)
 		return error_set(err, r, "not enough memory");
 	r = attach_server_listen(d->attach, &attach_protocol_postcopy, "attach", s->attach,
 	                         s->attach_mode, err);
+	if (r == 0) {
+		attach_server_speak(d->attach, &attach_protocol_firecracker);
+		migration_table_on_start(d->migrations, open_socket, d);
+		reopen_sockets(d);
+	}
 	if (r == 0)
 		r = control_server_new(d->migrations, s->control, s->control_mode, &d->control,
 		                       err);

@@ -127,6 +127,9 @@ static int migration_init(struct migration *m, const struct migration_params *p,
 	if (r == 0)
 		r = copy_text(m->peer_identity, sizeof(m->peer_identity), p->peer_identity,
 		              "the peer's identity", err);
+	if (r == 0)
+		r = copy_text(m->firecracker_socket, sizeof(m->firecracker_socket),
+		              p->firecracker_socket ? p->firecracker_socket : "", "the path of Firecracker's socket", err);
 	return r;
 }
 

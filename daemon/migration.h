@@ -43,6 +43,7 @@ struct migration_params {
 	uint64_t lost_deadline_us; /* for poison and kill */
 	uint64_t bandwidth;        /* bytes a second, 0: no limit */
 	bool stop_on_poison;
+	const char *firecracker_socket; /* path; NULL, "": none */
 };
 
 /* A lane and what the main thread knows of it. */
@@ -81,6 +82,7 @@ struct migration {
 	uint64_t lost_deadline_us;
 	uint64_t bandwidth;
 	bool stop_on_poison;
+	char firecracker_socket[CONTROL_PATH_MAX];
 
 	enum migration_state state;
 	char state_text[WIRE_ERROR_TEXT_MAX];

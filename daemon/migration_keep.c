@@ -116,6 +116,8 @@ static void start_fill(const struct migration *m, struct control_request *start)
 	start->start.lost_deadline_us = m->lost_deadline_us;
 	start->start.bandwidth = m->bandwidth;
 	start->start.stop_on_poison = m->stop_on_poison;
+	memcpy(start->start.firecracker_socket, m->firecracker_socket,
+	       sizeof(m->firecracker_socket));
 }
 
 /* The arrays stay the migration's. */

@@ -55,6 +55,7 @@ static int object_new(struct migration_table *table, const struct state_message 
 	        .peer_identity = r->start.start.peer_identity,
 	        .token = r->start.start.token,
 	        .token_len = r->start.start.token_len,
+	        .firecracker_socket = r->start.start.firecracker_socket,
 	        .lost_policy = r->start.start.lost_policy,
 	        .lost_deadline_us = r->start.start.lost_deadline_us,
 	        .bandwidth = r->start.start.bandwidth,

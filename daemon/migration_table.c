@@ -34,6 +34,8 @@ struct migration_table {
 	struct migration_listener *listeners;
 	unsigned notifying;
 	bool draining;
+	migration_start_fn start_fn;
+	void *start_user;
 	struct event *sample_timer;
 };
 
@@ -148,6 +150,12 @@ static void tombstone_drop(struct migration_table *t, struct migration *m)
 	entry_free(t, m);
 }
 
+void migration_table_on_start(struct migration_table *t, migration_start_fn fn, void *user)
+{
+	t->start_fn = fn;
+	t->start_user = user;
+}
+
 int migration_table_start(struct migration_table *t, const struct migration_params *params,
                           struct migration **ret, struct error *err)
 {
@@ -181,6 +189,11 @@ int migration_table_start(struct migration_table *t, const struct migration_para
 	if (old) /* it ended; the id is used again, also in the FD store */
 		tombstone_drop(t, old);
 	r = migration_keep_start(m, err);
+	if (r == 0 && t->start_fn) {
+		r = t->start_fn(m, t->start_user, err);
+		if (r < 0)
+			migration_keep_forget(m);
+	}
 	if (r < 0) {
 		migration_free(m);
 		return r;

@@ -51,6 +51,10 @@ struct tls_context *migration_table_tls(const struct migration_table *t);
 void migration_table_set_draining(struct migration_table *t);
 bool migration_table_draining(const struct migration_table *t);
 
+/* What has to succeed, too, before a migration has started: 0, or -errno with a text. */
+typedef int (*migration_start_fn)(struct migration *m, void *user, struct error *err);
+void migration_table_on_start(struct migration_table *t, migration_start_fn fn, void *user);
+
 /*
  * Start one. -ESHUTDOWN while draining, -EEXIST while one with this id is live, -EUSERS when
  * there are too many.

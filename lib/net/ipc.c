@@ -392,17 +392,20 @@ const struct ucred *ipc_peer(const struct ipc_connection *c)
 	return &c->peer;
 }
 
-int ipc_peer_pidfd(const struct ipc_connection *c)
+int socket_peer_pidfd(int sock, pid_t pid)
 {
 	int fd = -1;
 	socklen_t len = sizeof(fd);
 
-	if (c->fd < 0)
-		return -ENOTCONN;
-	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
+	if (getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
 		return fd;
 	if (errno != ENOPROTOOPT)
 		return -errno;
-	fd = (int)syscall(SYS_pidfd_open, c->peer.pid, 0);
+	fd = (int)syscall(SYS_pidfd_open, pid, 0);
 	return fd < 0 ? -errno : fd;
+}
+
+int ipc_peer_pidfd(const struct ipc_connection *c)
+{
+	return c->fd < 0 ? -ENOTCONN : socket_peer_pidfd(c->fd, c->peer.pid);
 }

@@ -64,6 +64,8 @@ const struct ucred *ipc_peer(const struct ipc_connection *c);
  * pidfd_open()), or -errno. The caller's.
  */
 int ipc_peer_pidfd(const struct ipc_connection *c);
+/* The same of any connected UNIX socket, whose peer's pid is known. */
+int socket_peer_pidfd(int sock, pid_t pid);
 
 struct ipc_listener;
 typedef void (*ipc_accept_fn)(int fd, void *user); /* fd is non-blocking and the callee's */

@@ -12,6 +12,7 @@
 #include "core/histogram.h"
 #include "wire/attach_message.h"
 
+#define CONTROL_PATH_MAX 108        /* of a socket, as sun_path has it, with the final NUL */
 #define CONTROL_ADDRESS_MAX 272     /* HOST:PORT with the final NUL */
 #define CONTROL_WORD_MAX 64         /* short names */
 #define CONTROL_MIGRATIONS_MAX 1024 /* in one list */
@@ -66,6 +67,7 @@ struct control_request {
 			uint64_t lost_deadline_us;
 			uint64_t bandwidth; /* bytes a second */
 			bool stop_on_poison;
+			char firecracker_socket[CONTROL_PATH_MAX]; /* "": none */
 		} start;
 		struct {
 			bool force;

@@ -53,6 +53,10 @@ static int decode_start(const Postcopy__Control__V1__StartMigration *in,
 		                   err);
 	if (r == 0)
 		r = lost_policy_get((int)in->lost_policy, &ret->start.lost_policy, err);
+	if (r == 0)
+		r = text_get(in->firecracker_socket, sizeof(ret->start.firecracker_socket),
+		             TEXT_GRAPHIC, "firecracker_socket", ret->start.firecracker_socket,
+		             err);
 	ret->start.lost_deadline_us = in->lost_deadline_us;
 	ret->start.bandwidth = in->bandwidth;
 	ret->start.stop_on_poison = in->stop_on_poison;

@@ -32,6 +32,10 @@ static int encode_start(const struct control_request *r, PbRequest *out, uint8_t
 	if (result == 0)
 		result = body_string_put(r->start.peer_identity, sizeof(r->start.peer_identity),
 		                         TEXT_GRAPHIC, &m.peer_identity);
+	if (result == 0 && r->start.firecracker_socket[0])
+		result = body_string_put(r->start.firecracker_socket,
+		                         sizeof(r->start.firecracker_socket), TEXT_GRAPHIC,
+		                         &m.firecracker_socket);
 	if (result < 0)
 		return result;
 	m.migration_id = id_put(r);

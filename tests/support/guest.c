@@ -19,6 +19,7 @@ static const char usage_text[] =
         "  KIND is memfd, memfd-minor, anon, hugetlb or hugetlb-minor\n"
         "  --socket PATH       export socket (source), attach socket (destination)\n"
         "  --seed N            of the memory's content and of the choice of lost pages\n"
+        "  --packed            regions one after the other, without holes between them\n"
         "  --poison N          pages that are lost from the start\n"
         "  --late N            pages that turn lost while it runs\n"
         "  --timeout SECONDS   for the whole run (default 60)\n"
@@ -36,6 +37,8 @@ static const char usage_text[] =
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
         "  --any-poison        any page may be lost; none may be wrong\n"
+        "  --firecracker N     as Firecracker v1.N, which says \"touched\" and awaits a word\n"
+        "  --balloon           with that, if it is an old version: tell of removals\n"
         "  --waits MS          tell of each touch that takes so long, and its end's time\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
 
@@ -61,6 +64,9 @@ enum guest_option {
 	OPT_PAUSE_AFTER,
 	OPT_ANY_POISON,
 	OPT_WAITS,
+	OPT_FIRECRACKER,
+	OPT_BALLOON,
+	OPT_PACKED,
 	OPT_COLLAPSE,
 };
 
@@ -86,6 +92,9 @@ static const struct option options[] = {
         {"pause-after", required_argument, NULL, OPT_PAUSE_AFTER},
         {"any-poison", no_argument, NULL, OPT_ANY_POISON},
         {"waits", required_argument, NULL, OPT_WAITS},
+        {"firecracker", required_argument, NULL, OPT_FIRECRACKER},
+        {"balloon", no_argument, NULL, OPT_BALLOON},
+        {"packed", no_argument, NULL, OPT_PACKED},
         {"collapse", no_argument, NULL, OPT_COLLAPSE},
         {NULL, 0, NULL, 0},
 };
@@ -136,6 +145,12 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->any_poison = true, 0;
 	case OPT_WAITS:
 		return g->waits_ms = strtoull(value, NULL, 0), 0;
+	case OPT_FIRECRACKER:
+		return g->firecracker = (unsigned)strtoul(value, NULL, 0), g->firecracker ? 0 : -1;
+	case OPT_BALLOON:
+		return g->balloon = true, 0;
+	case OPT_PACKED:
+		return g->packed = true, 0;
 	case OPT_COLLAPSE:
 		return g->collapse = true, 0;
 	default:
@@ -169,6 +184,13 @@ static int make_plan(struct guest *g)
 	return poison_plan_new(regions, g->n_regions, g->seed, g->n_poison, g->n_late, &g->plan);
 }
 
+static int run(struct guest *g)
+{
+	if (!g->destination)
+		return guest_source_run(g);
+	return g->firecracker ? guest_firecracker_run(g) : guest_destination_run(g);
+}
+
 int main(int argc, char **argv)
 {
 	struct guest g = {.seed = 1, .threads = 4, .n_uffds = 1, .timeout_s = 60};
@@ -178,13 +200,15 @@ int main(int argc, char **argv)
 		fputs(usage_text, stderr);
 		return GUEST_USAGE;
 	}
+	for (size_t i = 0; g.packed && i < g.n_regions; i++)
+		g.regions[i].gpa = g.regions[i].first_page * PATTERN_PAGE;
 	driven_time_limit(g.timeout_s);
 	if (make_plan(&g) < 0)
 		return GUEST_USAGE;
 	status = guest_regions_map(&g);
 	if (status < 0)
 		return status == -ENOSPC ? GUEST_SKIP : GUEST_USAGE;
-	status = g.destination ? guest_destination_run(&g) : guest_source_run(&g);
+	status = run(&g);
 	poison_plan_free(g.plan);
 	free(g.given_back);
 	return status;

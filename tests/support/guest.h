@@ -66,6 +66,9 @@ struct guest {
 	bool registered;      /* destination: UFFDIO_API and UFFDIO_REGISTER by ourselves */
 	bool partition;       /* destination: each page by one thread only */
 	bool eager;           /* destination: touch without waiting for postcopy-active */
+	unsigned firecracker; /* destination: attach as Firecracker v1.N does; 0: by libpostcopy */
+	bool balloon;         /* destination: that version has a balloon, and tells of removals */
+	bool packed;          /* guest-physical addresses without holes, as in a snapshot's file */
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
 	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
@@ -101,6 +104,9 @@ bool guest_page_is_zeros(const struct guest *g, uint64_t page);
 
 /* guest_collapse.c: what is lost, and huge pages; printed. 0, -errno (said on stderr). */
 int guest_collapse(const struct guest *g);
+
+/* guest_firecracker.c: the destination's role, without libpostcopy. */
+int guest_firecracker_run(struct guest *g);
 
 int guest_source_run(struct guest *g);
 int guest_destination_run(struct guest *g);

@@ -66,6 +66,7 @@ static struct control_request good_start(void)
 	r.start.lost_deadline_us = 5;
 	r.start.bandwidth = 6;
 	r.start.stop_on_poison = true;
+	strcpy(r.start.firecracker_socket, "/run/postcopyd/vm-7.sock");
 	return r;
 }
 
@@ -82,6 +83,7 @@ static void start(void **state)
 	assert_int_equal(got.start.lost_deadline_us, 5);
 	assert_int_equal(got.start.bandwidth, 6);
 	assert_true(got.start.stop_on_poison);
+	assert_string_equal(got.start.firecracker_socket, "/run/postcopyd/vm-7.sock");
 	r.start.lost_policy = (enum lost_policy)0;
 	assert_int_equal(turn(&r).start.lost_policy, LOST_POLICY_HOLD);
 }
