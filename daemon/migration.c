@@ -129,7 +129,8 @@ static int migration_init(struct migration *m, const struct migration_params *p,
 		              "the peer's identity", err);
 	if (r == 0)
 		r = copy_text(m->firecracker_socket, sizeof(m->firecracker_socket),
-		              p->firecracker_socket ? p->firecracker_socket : "", "the path of Firecracker's socket", err);
+		              p->firecracker_socket ? p->firecracker_socket : "",
+		              "the path of Firecracker's socket", err);
 	return r;
 }
 

@@ -20,19 +20,12 @@ DISCARD = "discard 1024 512"
 
 def started(bed, *regions, poison=0, start=(), late=0):
     """A migration with a socket for Firecracker; its source is exported and frozen."""
-    m = bed.migration(*regions, poison=poison, late=late)
-    m.common.append("--packed")
+    m = bed.migration(*regions, poison=poison, late=late, packed=True)
     m.source_guest = m.source()
     m.path = bed.dir / f"{m.name}.sock"
     m.start("--firecracker-socket", m.path, *start)
     check(m.path.is_socket(), "there is no socket")
     return m
-
-
-def call(m, version, *options):
-    """Firecracker loads the snapshot and its guest runs."""
-    return m._guest("destination", "firecracker", m.path, None,  # pylint: disable=protected-access
-                    ["--firecracker", version, *options], None)
 
 
 def finish(m, guest):
@@ -51,7 +44,7 @@ def test_every_version():
     with Bed(FAST) as bed:
         for version in VERSIONS:
             m = started(bed, *REGIONS, poison=8)
-            guest = call(m, version)
+            guest = m.firecracker(m.path, version)
             wait_until("the socket has gone", lambda p=m.path: not p.exists())
             shown = finish(m, guest)
             check(shown["pages_poisoned"] == 8, str(shown["pages_poisoned"]))
@@ -65,7 +58,7 @@ def test_huge_pages():
     with HugePages(32), Bed(FAST) as bed:
         for version in (7, 12):
             m = started(bed, "mem0:hugetlb:16M", "mem1:hugetlb:8M", poison=2)
-            shown = finish(m, call(m, version))
+            shown = finish(m, m.firecracker(m.path, version))
             check({r["page_size"] for r in shown["regions"]} == {2 << 20}, str(shown["regions"]))
 
 
@@ -73,7 +66,7 @@ def test_many_regions():
     """More than one read takes."""
     with Bed(FAST) as bed:
         m = started(bed, *(f"mem{i}:anon:{1 + i % 3}M" for i in range(16)), poison=40)
-        finish(m, call(m, 16))
+        finish(m, m.firecracker(m.path, 16))
 
 
 def test_balloon():
@@ -81,7 +74,7 @@ def test_balloon():
     with Bed(FAST) as bed:
         for version, options in ((1, ("--balloon",)), (12, ()), (16, ())):
             m = started(bed, *REGIONS, poison=8, start=("--bandwidth", "64K"))
-            guest = call(m, version, "--pause-after", "200", *options)
+            guest = m.firecracker(m.path, version, "--pause-after", "200", *options)
             guest.wait_event("paused")
             guest.say(DISCARD)
             guest.wait_event("discarded")
@@ -97,7 +90,7 @@ def test_killed_meanwhile():
             m = started(bed, *REGIONS, poison=8, start=("--bandwidth", "64K"))
             bed.restart_service()
             check(m.path.is_socket() and m.show()["state"] == "setup", "forgotten")
-            guest = call(m, version, "--pause-after", "200")
+            guest = m.firecracker(m.path, version, "--pause-after", "200")
             guest.wait_event("paused")
             for _ in range(3):
                 bed.restart_service()
@@ -113,7 +106,7 @@ def test_death_in_the_middle():
     with Bed(FAST) as bed:
         for version in VERSIONS:
             m = started(bed, *REGIONS, start=("--bandwidth", "64K"))
-            guest = call(m, version, "--pause-after", "200")
+            guest = m.firecracker(m.path, version, "--pause-after", "200")
             guest.wait_event("paused")
             m.wait_state("postcopy-active")
             guest.kill()
@@ -160,7 +153,7 @@ def test_bad_calls():
             wait_until(word, lambda w=word: w in m.show()["state_text"])
             check(m.show()["state"] == "setup", m.show()["state"])
         os.close(file)
-        finish(m, call(m, 16))
+        finish(m, m.firecracker(m.path, 16))
 
 
 def test_bad_sockets():

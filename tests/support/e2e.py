@@ -180,7 +180,7 @@ class Process:
 class Migration:
     """One migration: its id, secret, regions, and the guests on both sides."""
 
-    def __init__(self, bed, regions, poison=0, late=0, seed=None, name="m"):
+    def __init__(self, bed, regions, poison=0, late=0, seed=None, name="m", packed=False):
         self.bed = bed
         self.id = str(uuid.uuid4())
         self.name = f"{name}{len(bed.migrations)}"
@@ -188,6 +188,8 @@ class Migration:
         self.common = ["--poison", poison, "--late", late,
                        "--seed", seed if seed is not None else secrets.randbits(32),
                        "--timeout", PATIENCE * 8]  # should this program not come to ending it
+        if packed:  # as in a snapshot's file
+            self.common.append("--packed")
         self.regions = regions
         bed.migrations.append(self)
 
@@ -211,6 +213,11 @@ class Migration:
     def destination(self, *options, regions=None, token=None, name="destination"):
         return self._guest("destination", name, self.bed.dir / "attach.sock", regions, options,
                            token)
+
+    def firecracker(self, path, version, *options):
+        """The destination's guest as Firecracker v1.VERSION, which calls at this socket."""
+        return self._guest("destination", "firecracker", path, None,
+                           ["--firecracker", version, *options], None)
 
     def start(self, *options, source=None, peer=SOURCE_NAME, status=0, token=None):
         return self.bed.ctl("start", self.id, "--source", source or self.bed.source_address,

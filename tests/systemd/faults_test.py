@@ -245,6 +245,34 @@ def test_wrong_state():
     table("a wrong state memfd: refused; then the right one", 1)
 
 
+def test_firecracker():
+    """A VMM that does not hear of it loses nothing either; its group may call at its socket."""
+    with SystemBed(FAST) as bed:
+        m = bed.migration("mem0:anon:96M", "mem1:anon:32M", poison=32, packed=True)
+        source = m.source()
+        path = pathlib.Path(f"/run/postcopyd/vmm/{m.id}.sock")
+        m.start("--bandwidth", "20M", "--firecracker-socket", path)
+        owner = f"{path.owner()}:{path.group()} {path.stat().st_mode & 0o777:o}"
+        check(owner == "postcopyd:postcopy-vmm 660", owner)
+        pid = bed.daemon.signal(signal.SIGKILL)
+        pid = bed.daemon.wait_active(other_than=pid)
+        guest = m.firecracker(path, 16, "--pause-after", "50")
+        guest.wait_event("paused")
+        for _ in range(5):
+            bed.daemon.signal(signal.SIGKILL)
+            pid = bed.daemon.wait_active(other_than=pid)
+        bed.ctl("set-limits", m.id, "--bandwidth", "0")
+        guest.say("go")
+        guest.wait_event("touched")
+        m.wait_state("completed")
+        guest.say("verify")
+        guest.finish()
+        source.finish()
+        check(guest.value("off") == 0, "pages are off")
+        m.check_ledger(guest)
+    table("kill -9 of the daemon, VMM is Firecracker's stand-in", 6)
+
+
 def test_reload_with_new_keys():
     """New certificates come with a reload, and no migration notices."""
     with SystemBed(FAST) as bed:
@@ -280,5 +308,5 @@ def test_stop_waits_for_the_guest():
 
 if __name__ == "__main__":
     main(test_kill_often, test_kill_agent_often, test_kill_both_often, test_watchdog,
-         test_watchdog_of_a_lane, test_restart, test_vmm_death, test_store_full, test_wrong_state,
+         test_watchdog_of_a_lane, test_restart, test_vmm_death, test_store_full, test_wrong_state, test_firecracker,
          test_reload_with_new_keys, test_stop_waits_for_the_guest)
