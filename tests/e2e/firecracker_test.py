@@ -83,6 +83,16 @@ def test_balloon():
             check(finish(m, guest)["pages_removed"] > 0, "nothing was removed")
 
 
+def test_balloon_storm():
+    """Pages are given back before, while and after they come, from two threads beside four that
+    touch all: none shows the source's data afterwards, and what is lost stays lost."""
+    with Bed(FAST) as bed:
+        for version, options in ((1, ("--balloon",)), (16, ())):
+            m = started(bed, "mem0:anon:64M", "mem1:anon:16M", poison=64)
+            shown = finish(m, m.firecracker(m.path, version, "--storm", "4", *options))
+            check(shown["pages_removed"] > 1000, f"{shown['pages_removed']} were removed")
+
+
 def test_killed_meanwhile():
     """A daemon that dies in the middle, or before the call, costs nothing."""
     with SupervisedBed(FAST) as bed:
@@ -172,5 +182,6 @@ def test_bad_sockets():
         first.source_guest.kill()
 
 
-main(test_every_version, test_huge_pages, test_many_regions, test_balloon, test_killed_meanwhile,
+main(test_every_version, test_huge_pages, test_many_regions, test_balloon, test_balloon_storm,
+     test_killed_meanwhile,
      test_death_in_the_middle, test_bad_calls, test_bad_sockets)

@@ -38,6 +38,7 @@ static const char usage_text[] =
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
         "  --any-poison        any page may be lost; none may be wrong\n"
         "  --firecracker N     as Firecracker v1.N, which says \"touched\" and awaits a word\n"
+        "  --storm N           one page of N is given back while everything goes on\n"
         "  --balloon           with that, if it is an old version: tell of removals\n"
         "  --waits MS          tell of each touch that takes so long, and its end's time\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
@@ -66,6 +67,7 @@ enum guest_option {
 	OPT_WAITS,
 	OPT_FIRECRACKER,
 	OPT_BALLOON,
+	OPT_STORM,
 	OPT_PACKED,
 	OPT_COLLAPSE,
 };
@@ -93,6 +95,7 @@ static const struct option options[] = {
         {"any-poison", no_argument, NULL, OPT_ANY_POISON},
         {"waits", required_argument, NULL, OPT_WAITS},
         {"firecracker", required_argument, NULL, OPT_FIRECRACKER},
+        {"storm", required_argument, NULL, OPT_STORM},
         {"balloon", no_argument, NULL, OPT_BALLOON},
         {"packed", no_argument, NULL, OPT_PACKED},
         {"collapse", no_argument, NULL, OPT_COLLAPSE},
@@ -147,6 +150,8 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->waits_ms = strtoull(value, NULL, 0), 0;
 	case OPT_FIRECRACKER:
 		return g->firecracker = (unsigned)strtoul(value, NULL, 0), g->firecracker ? 0 : -1;
+	case OPT_STORM:
+		return g->storm = (unsigned)strtoul(value, NULL, 0), g->storm ? 0 : -1;
 	case OPT_BALLOON:
 		return g->balloon = true, 0;
 	case OPT_PACKED:

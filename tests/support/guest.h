@@ -69,6 +69,7 @@ struct guest {
 	unsigned firecracker; /* destination: attach as Firecracker v1.N does; 0: by libpostcopy */
 	bool balloon;         /* destination: that version has a balloon, and tells of removals */
 	bool packed;          /* guest-physical addresses without holes, as in a snapshot's file */
+	unsigned storm;       /* destination: one page of so many is given back while it runs */
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
 	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
@@ -104,6 +105,11 @@ bool guest_page_is_zeros(const struct guest *g, uint64_t page);
 
 /* guest_collapse.c: what is lost, and huge pages; printed. 0, -errno (said on stderr). */
 int guest_collapse(const struct guest *g);
+
+/* guest_storm.c: pages that are given back while all else goes on; nobody writes to them. */
+struct guest_touch;
+int guest_storm_start(struct guest_touch *touch, struct guest *g);
+bool guest_storm_page(const struct guest *g, uint64_t page);
 
 /* guest_firecracker.c: the destination's role, without libpostcopy. */
 int guest_firecracker_run(struct guest *g);

@@ -122,14 +122,23 @@ static void complain(struct guest_touch *t, uint64_t page, const char *what)
 		             (unsigned long long)pp.page * PATTERN_PAGE, what);
 }
 
-static void touch_page(struct guest_touch *t, const struct toucher *self, uint64_t page)
+/* What a storm may be giving back just now is its data or zeros. */
+static enum found look(struct guest_touch *t, uint64_t page, bool write)
 {
 	struct pattern_page pp = guest_pattern_page(t->guest, page);
-	uint8_t *address = guest_page_address(t->guest, page);
-	bool own = pattern_is_written(&pp) && page % t->guest->threads == self->index;
 	enum found found = is_given_back(t->guest, page)
 	                           ? zeros_look(t->guest, page)
-	                           : page_look(&pp, address, own, PATTERN_WORD0_EITHER);
+	                           : page_look(&pp, guest_page_address(t->guest, page), write,
+	                                       PATTERN_WORD0_EITHER);
+
+	if (found == FOUND_WRONG && guest_storm_page(t->guest, page))
+		found = zeros_look(t->guest, page);
+	return found;
+}
+
+static void page_note(struct guest_touch *t, uint64_t page, bool write)
+{
+	enum found found = look(t, page, write);
 
 	if (found == FOUND_WRONG)
 		complain(t, page, "wrong bytes while it ran");
@@ -137,10 +146,24 @@ static void touch_page(struct guest_touch *t, const struct toucher *self, uint64
 		note_sigbus(t);
 		/* Lost is lost: whoever looks again gets the same. */
 		for (int i = 0; i < SIGBUS_REPEATS; i++)
-			if (page_look(&pp, address, false, PATTERN_WORD0_EITHER) != FOUND_LOST)
+			if (look(t, page, false) != FOUND_LOST)
 				found |= FOUND_HEALTHY;
 	}
 	atomic_fetch_or_explicit(&t->found[page], (uint8_t)found, memory_order_relaxed);
+}
+
+void guest_touch_page(struct guest_touch *t, uint64_t page)
+{
+	page_note(t, page, false);
+}
+
+static void touch_page(struct guest_touch *t, const struct toucher *self, uint64_t page)
+{
+	struct pattern_page pp = guest_pattern_page(t->guest, page);
+
+	page_note(t, page,
+	          pattern_is_written(&pp) && page % t->guest->threads == self->index &&
+	                  !guest_storm_page(t->guest, page));
 }
 
 static uint64_t now_ns(void)
@@ -233,11 +256,23 @@ static void *toucher_main(void *arg)
 		self->touched++;
 	}
 	free(order);
+	guest_touch_leave(t);
+	return NULL;
+}
+
+void guest_touch_join_in(struct guest_touch *t)
+{
+	pthread_mutex_lock(&t->lock);
+	t->running++;
+	pthread_mutex_unlock(&t->lock);
+}
+
+void guest_touch_leave(struct guest_touch *t)
+{
 	pthread_mutex_lock(&t->lock);
 	t->running--;
 	pthread_cond_broadcast(&t->changed);
 	pthread_mutex_unlock(&t->lock);
-	return NULL;
 }
 
 int guest_touch_new(struct guest *g, struct guest_touch **ret)
@@ -283,7 +318,7 @@ int guest_touch_start(struct guest_touch *t)
 		pthread_detach(t->touchers[i].thread);
 	}
 	driven_event("touching", "%u", t->guest->threads);
-	return 0;
+	return t->guest->storm ? guest_storm_start(t, t->guest) : 0;
 }
 
 bool guest_touch_done(struct guest_touch *t, int wait_ms)
@@ -328,7 +363,11 @@ static void check_page(struct guest_touch *t, uint64_t page, struct findings *f)
 {
 	const struct guest *g = t->guest;
 	struct pattern_page pp = guest_pattern_page(g, page);
-	enum poison_expectation expect = guest_page_expect(g, page);
+	/* Given back before anybody here knew that it was lost, it is a new page. */
+	enum poison_expectation known = guest_page_expect(g, page),
+	                        expect = known == POISON_SURE && guest_storm_page(g, page)
+	                                         ? POISON_MAYBE
+	                                         : known;
 	enum found now = is_given_back(g, page) ? zeros_look(g, page)
 	                                        : page_look(&pp, guest_page_address(g, page), false,
 	                                                    PATTERN_WORD0_WRITTEN);
