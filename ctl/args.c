@@ -125,29 +125,29 @@ static int numbers_parse(char *text, uint64_t *numbers, int max, struct error *e
 	return n;
 }
 
-int args_process_range(const char *text, struct process_range *ret, struct error *err)
+/* NAME=GPA:where:LENGTH[:PAGESIZE]: the name and four numbers. */
+static int range_parse(const char *text, const char *where, char name[REGION_NAME_MAX],
+                       uint64_t numbers[4], struct error *err)
 {
 	_cleanup_free_ char *copy = strdup(text);
-	uint64_t numbers[4] = {0, 0, 0, WIRE_PAGE_SIZE};
 	char *equals = copy ? strchr(copy, '=') : NULL;
 	int r;
 
 	if (!copy)
 		return error_set_errno(err, -ENOMEM, "%s", text);
 	if (!equals || equals == copy || (size_t)(equals - copy) >= REGION_NAME_MAX)
-		return error_set(
-		        err, -EINVAL,
-		        "\"%s\" is not NAME=GPA:ADDRESS:LENGTH[:PAGESIZE] with a name of 1 "
-		        "to %d bytes",
-		        text, REGION_NAME_MAX - 1);
+		return error_set(err, -EINVAL,
+		                 "\"%s\" is not NAME=GPA:%s:LENGTH[:PAGESIZE] with a name of 1 "
+		                 "to %d bytes",
+		                 text, where, REGION_NAME_MAX - 1);
 	*equals = '\0';
+	numbers[3] = WIRE_PAGE_SIZE;
 	r = numbers_parse(equals + 1, numbers, 4, err);
 	if (r < 3)
-		return error_set(
-		        err, -EINVAL,
-		        "\"%s\" is not NAME=GPA:ADDRESS:LENGTH[:PAGESIZE] with numbers like "
-		        "0x1000 or 4K",
-		        text);
+		return error_set(err, -EINVAL,
+		                 "\"%s\" is not NAME=GPA:%s:LENGTH[:PAGESIZE] with numbers like "
+		                 "0x1000 or 4K",
+		                 text, where);
 	if (!is_power_of_two(numbers[3]) || numbers[3] < WIRE_PAGE_SIZE)
 		return error_set(err, -EINVAL,
 		                 "%s: page size %" PRIu64 " is not a power of two from 4096 up",
@@ -155,13 +155,98 @@ int args_process_range(const char *text, struct process_range *ret, struct error
 	r = range_check(text, numbers[0], numbers[2], numbers[3], err);
 	if (r == 0)
 		r = range_check(text, numbers[1], numbers[2], numbers[3], err);
+	if (r == 0)
+		strcpy(name, copy);
+	return r;
+}
+
+int args_process_range(const char *text, struct process_range *ret, struct error *err)
+{
+	uint64_t numbers[4];
+	int r = range_parse(text, "ADDRESS", ret->name, numbers, err);
+
 	if (r < 0)
 		return r;
-	strcpy(ret->name, copy);
 	ret->gpa.addr = numbers[0];
 	ret->hva.addr = numbers[1];
 	ret->length_bytes = numbers[2];
 	ret->page_size_bytes = numbers[3];
+	return 0;
+}
+
+int args_file_range(const char *text, struct file_range *ret, struct error *err)
+{
+	uint64_t numbers[4];
+	int r = range_parse(text, "OFFSET", ret->name, numbers, err);
+
+	if (r < 0)
+		return r;
+	ret->gpa.addr = numbers[0];
+	ret->offset.off = numbers[1];
+	ret->length_bytes = numbers[2];
+	ret->page_size_bytes = numbers[3];
+	return 0;
+}
+
+/* 1: there was nothing in it. */
+static int poison_line(char *line, struct poison_range *ret, struct error *err)
+{
+	char *save = NULL, *word;
+	int r;
+
+	line[strcspn(line, "#")] = '\0';
+	word = strtok_r(line, " \t\r\n", &save);
+	if (!word)
+		return 1;
+	r = args_poison_range(word, ret, err);
+	if (r == 0 && strtok_r(NULL, " \t\r\n", &save))
+		r = error_set(err, -EINVAL, "there is more than one range in it");
+	return r;
+}
+
+static int poison_lines(FILE *file, struct poison_range **ranges, size_t *n, struct error *err)
+{
+	_cleanup_free_ char *line = NULL;
+	size_t size = 0;
+
+	for (unsigned number = 1; getline(&line, &size, file) >= 0; number++) {
+		struct poison_range range, *grown;
+		int r = poison_line(line, &range, err);
+
+		if (r < 0)
+			return error_prefix(err, "line %u", number);
+		if (r > 0)
+			continue;
+		if (*n == POISON_RANGES_MAX)
+			return error_set(err, -EINVAL, "line %u: more than %d ranges", number,
+			                 POISON_RANGES_MAX);
+		grown = reallocarray(*ranges, *n + 1, sizeof(*grown));
+		if (!grown)
+			return error_set_errno(err, -ENOMEM, "line %u", number);
+		*ranges = grown;
+		grown[(*n)++] = range;
+	}
+	return ferror(file) ? error_set(err, -EIO, "cannot be read") : 0;
+}
+
+int args_poison_file(const char *path, struct poison_range **ret, size_t *ret_n, struct error *err)
+{
+	FILE *file = fopen(path, "re");
+	struct poison_range *ranges = NULL;
+	size_t n = 0;
+	int r;
+
+	if (!file)
+		return error_set_errno(err, -errno, "%s", path);
+	r = poison_lines(file, &ranges, &n, err);
+	(void)fclose(file);
+	if (r < 0) {
+		free(ranges);
+		error_prefix(err, "%s", path);
+		return r;
+	}
+	*ret = ranges;
+	*ret_n = n;
 	return 0;
 }
 

@@ -27,6 +27,15 @@ int args_poison_range(const char *text, struct poison_range *ret, struct error *
 /* NAME=GPA:ADDRESS:LENGTH[:PAGESIZE]. */
 int args_process_range(const char *text, struct process_range *ret, struct error *err);
 
+/* NAME=GPA:OFFSET:LENGTH[:PAGESIZE]. */
+int args_file_range(const char *text, struct file_range *ret, struct error *err);
+
+/*
+ * Poison ranges, one a line; empty lines and what follows # do not count. *ret is
+ * malloc()ed. -errno of reading it; -EINVAL with the line's number.
+ */
+int args_poison_file(const char *path, struct poison_range **ret, size_t *ret_n, struct error *err);
+
 /*
  * The secret: 16 to 64 bytes as hexadecimal text, with white space after it,
  * in a file ("-": stdin). *ret_exposed: others may read the file. Also -errno

@@ -27,7 +27,8 @@ void control_client_close(struct control_client *c)
 	close_fd(&c->sock);
 }
 
-int control_client_send(struct control_client *c, struct control_request *r, struct error *err)
+int control_client_send(struct control_client *c, struct control_request *r, int fd,
+                        struct error *err)
 {
 	_cleanup_free_ uint8_t *body = NULL;
 	size_t len;
@@ -38,7 +39,7 @@ int control_client_send(struct control_client *c, struct control_request *r, str
 	if (code < 0)
 		return error_set_errno(err, code, "cannot encode the request %s",
 		                       control_request_type_name(r->type));
-	code = fdpass_send_message(c->sock, body, len, NULL, 0);
+	code = fdpass_send_message(c->sock, body, len, &fd, fd >= 0 ? 1 : 0);
 	/* A daemon that refuses a client says why and closes: its answer is there to read. */
 	if (code < 0 && code != -EPIPE && code != -ECONNRESET)
 		return error_set_errno(err, code, "cannot send to the daemon");
@@ -78,7 +79,7 @@ static int answer_receive(struct control_client *c, uint64_t id, struct control_
 	}
 }
 
-enum exit_code control_call(const struct invocation *inv, struct control_request *r,
+enum exit_code control_call(const struct invocation *inv, struct control_request *r, int fd,
                             struct control_response *ret)
 {
 	struct control_client c = {.sock = -1};
@@ -86,7 +87,7 @@ enum exit_code control_call(const struct invocation *inv, struct control_request
 	int code = control_client_open(&c, inv->socket_path, &err);
 
 	if (code == 0)
-		code = control_client_send(&c, r, &err);
+		code = control_client_send(&c, r, fd, &err);
 	if (code == 0)
 		code = answer_receive(&c, r->id, ret, &err);
 	control_client_close(&c);

@@ -16,8 +16,9 @@ struct control_client {
 int control_client_open(struct control_client *c, const char *path, struct error *err);
 void control_client_close(struct control_client *c);
 
-/* Send; the id that the answer will carry is stored in r->id. */
-int control_client_send(struct control_client *c, struct control_request *r, struct error *err);
+/* Send, with fd unless it is -1; the id that the answer will carry is stored in r->id. */
+int control_client_send(struct control_client *c, struct control_request *r, int fd,
+                        struct error *err);
 
 /*
  * The next message, waiting at most timeout_us: -ETIMEDOUT, -ECONNRESET,
@@ -27,10 +28,10 @@ int control_client_receive(struct control_client *c, uint64_t timeout_us,
                            struct control_response *ret, struct error *err);
 
 /*
- * Connect, send the request, and wait for the answer. EXIT_OK: *ret holds it.
+ * Connect, send the request (and fd, unless it is -1), and wait for the answer. EXIT_OK: *ret holds it.
  * Otherwise the reason is on stderr.
  */
-enum exit_code control_call(const struct invocation *inv, struct control_request *r,
+enum exit_code control_call(const struct invocation *inv, struct control_request *r, int fd,
                             struct control_response *ret);
 
 #endif

@@ -62,6 +62,13 @@ static const struct command commands[] = {
 		OPTION_TOKEN_FILE,
 		OPTION_PEER,
 	}, plain_run},
+	{"export-file", "ID NAME=GPA:OFFSET:LENGTH[:PAGESIZE]...", 2, -1, true, false,
+	 "on the source: serve memory from a snapshot's file", {
+		{"file", "PATH", "the memory file, which nobody writes any more"},
+		{"poisoned", "FILE", "what was lost before: a line GPA[+LENGTH] for each range"},
+		OPTION_TOKEN_FILE,
+		OPTION_PEER,
+	}, export_file_run},
 	{"freeze", "ID", 1, 1, true, false, "on the source: the guest stands still, serve its memory",
 	 {{0}}, plain_run},
 	{"probe", "", 0, 0, false, true, "test what this kernel and user can do", {

@@ -67,6 +67,7 @@ enum exit_code command_fail(enum exit_code code, const struct error *err);
 
 /* The commands. plain: a request whose success needs no words but the daemon's own. */
 enum exit_code plain_run(const struct invocation *inv);
+enum exit_code export_file_run(const struct invocation *inv);
 enum exit_code list_run(const struct invocation *inv);
 enum exit_code show_run(const struct invocation *inv);
 enum exit_code watch_run(const struct invocation *inv);

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The commands that send one request and print its answer. Called by dispatch. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -9,8 +11,9 @@
 #include "ctl/print.h"
 #include "ctl/request.h"
 
-/* EXIT_OK: the answer is in *ret. */
-static enum exit_code request_run(const struct invocation *inv, struct control_response *ret)
+/* With fd, unless it is -1. EXIT_OK: the answer is in *ret. */
+static enum exit_code request_run(const struct invocation *inv, int fd,
+                                  struct control_response *ret)
 {
 	struct control_request request = {0};
 	struct error err = {0};
@@ -18,15 +21,15 @@ static enum exit_code request_run(const struct invocation *inv, struct control_r
 
 	if (request_from_invocation(inv, &request, &err) < 0)
 		return command_fail(EXIT_USAGE, &err);
-	code = control_call(inv, &request, ret);
+	code = control_call(inv, &request, fd, ret);
 	control_request_free(&request);
 	return code;
 }
 
-enum exit_code plain_run(const struct invocation *inv)
+static enum exit_code text_run(const struct invocation *inv, int fd)
 {
 	struct control_response response = {0};
-	enum exit_code code = request_run(inv, &response);
+	enum exit_code code = request_run(inv, fd, &response);
 
 	if (code != EXIT_OK)
 		return code;
@@ -36,10 +39,29 @@ enum exit_code plain_run(const struct invocation *inv)
 	return EXIT_OK;
 }
 
+enum exit_code plain_run(const struct invocation *inv)
+{
+	return text_run(inv, -1);
+}
+
+/* The daemon may not open it itself: its sandbox has no such file. */
+enum exit_code export_file_run(const struct invocation *inv)
+{
+	const char *path = invocation_value(inv, "file");
+	_cleanup_close_ int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+	struct error err = {0};
+
+	if (path && fd < 0) {
+		error_set_errno(&err, -errno, "--file %s", path);
+		return command_fail(EXIT_USAGE, &err);
+	}
+	return text_run(inv, fd);
+}
+
 enum exit_code list_run(const struct invocation *inv)
 {
 	struct control_response response = {0};
-	enum exit_code code = request_run(inv, &response);
+	enum exit_code code = request_run(inv, -1, &response);
 
 	if (code != EXIT_OK)
 		return code;
@@ -54,7 +76,7 @@ enum exit_code list_run(const struct invocation *inv)
 enum exit_code show_run(const struct invocation *inv)
 {
 	struct control_response response = {0};
-	enum exit_code code = request_run(inv, &response);
+	enum exit_code code = request_run(inv, -1, &response);
 
 	if (code != EXIT_OK)
 		return code;

@@ -30,7 +30,7 @@ static enum exit_code daemon_ask(const struct invocation *inv, struct probe_repo
 {
 	struct control_request request = {.type = CONTROL_REQUEST_PROBE};
 	struct control_response response = {0};
-	enum exit_code code = control_call(inv, &request, &response);
+	enum exit_code code = control_call(inv, &request, -1, &response);
 
 	if (code != EXIT_OK)
 		return code;

@@ -187,6 +187,40 @@ static int export_fill(const struct invocation *inv, struct control_request *ret
 	return r;
 }
 
+static int file_ranges_fill(const struct invocation *inv, struct control_request *ret,
+                            struct error *err)
+{
+	size_t n = (size_t)inv->n_operands - 1;
+	int r = 0;
+
+	if (n > REGIONS_MAX)
+		return error_set(err, -EINVAL, "%zu regions instead of at most %d", n, REGIONS_MAX);
+	ret->export_file.ranges = calloc(n, sizeof(*ret->export_file.ranges));
+	if (!ret->export_file.ranges)
+		return error_set_errno(err, -ENOMEM, "cannot store %zu regions", n);
+	ret->export_file.n_ranges = n;
+	for (size_t i = 0; i < n && r == 0; i++)
+		r = args_file_range(inv->operands[i + 1], &ret->export_file.ranges[i], err);
+	return r;
+}
+
+/* The file itself goes with the message, see export_file_run(). */
+static int export_file_fill(const struct invocation *inv, struct control_request *ret,
+                            struct error *err)
+{
+	const char *poisoned = invocation_value(inv, "poisoned"), *file;
+	int r = value_required(inv, "file", &file, err);
+
+	if (r == 0)
+		r = peer_read(inv, ret->export_file.peer_identity, err);
+	if (r == 0)
+		r = token_read(inv, ret->export_file.token, &ret->export_file.token_len, err);
+	if (r == 0 && poisoned)
+		r = args_poison_file(poisoned, &ret->export_file.poisoned,
+		                     &ret->export_file.n_poisoned, err);
+	return r < 0 ? r : file_ranges_fill(inv, ret, err);
+}
+
 static int poison_fill(const struct invocation *inv, struct control_request *ret, struct error *err)
 {
 	size_t n = (size_t)inv->n_operands - 1;
@@ -218,6 +252,7 @@ static const struct {
         {"watch", CONTROL_REQUEST_WATCH, watch_fill},
         {"probe", CONTROL_REQUEST_PROBE, NULL},
         {"export", CONTROL_REQUEST_EXPORT_PROCESS, export_fill},
+        {"export-file", CONTROL_REQUEST_EXPORT_FILE, export_file_fill},
         {"freeze", CONTROL_REQUEST_FREEZE, NULL},
         {"poison", CONTROL_REQUEST_POISON, poison_fill},
 };

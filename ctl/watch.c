@@ -127,9 +127,9 @@ static int requests_send(struct watch *w, struct error *err)
 	        .has_migration_id = watch.has_migration_id,
 	        .migration_id = watch.migration_id,
 	};
-	int r = control_client_send(&w->client, &watch, err);
+	int r = control_client_send(&w->client, &watch, -1, err);
 
-	return r < 0 ? r : control_client_send(&w->client, &state, err);
+	return r < 0 ? r : control_client_send(&w->client, &state, -1, err);
 }
 
 /* Wait for a message; a changed window size redraws meanwhile. */

@@ -236,6 +236,7 @@ static const request_fn request_fns[] = {
         [CONTROL_REQUEST_SET_LIMITS] = run_set_limits,
         [CONTROL_REQUEST_PROBE] = run_probe,
         [CONTROL_REQUEST_EXPORT_PROCESS] = run_other_daemon,
+        [CONTROL_REQUEST_EXPORT_FILE] = run_other_daemon,
         [CONTROL_REQUEST_FREEZE] = run_other_daemon,
 };
 

@@ -33,6 +33,8 @@ struct control_client {
 	struct loop *loop;
 	struct ipc_connection *ipc;
 	struct ucred peer;
+	int *fds; /* of the request that is being answered; those that are taken become -1 */
+	size_t n_fds;
 	struct control_watch watches[CONTROL_WATCHES_MAX];
 	size_t n_watches;
 	struct control_client *prev, *next;

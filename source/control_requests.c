@@ -94,6 +94,74 @@ static int do_export_process(struct control_client *c, const struct control_requ
 	return r;
 }
 
+static struct export_region *file_regions(const struct control_request *q)
+{
+	size_t n = q->export_file.n_ranges;
+	struct export_region *regions = calloc(n ? n : 1, sizeof(*regions));
+
+	for (size_t i = 0; regions && i < n; i++) {
+		const struct file_range *from = &q->export_file.ranges[i];
+
+		memcpy(regions[i].name, from->name, sizeof(regions[i].name));
+		regions[i].gpa = from->gpa;
+		regions[i].length_bytes = from->length_bytes;
+		regions[i].page_size_bytes = from->page_size_bytes;
+		regions[i].backing = BACKING_MEMFD;
+		regions[i].fd_offset = from->offset;
+	}
+	return regions;
+}
+
+/* What is lost is known before anybody can ask. */
+static int file_serve(struct export *e, const struct control_request *q, struct error *err)
+{
+	int r = 0;
+
+	if (q->export_file.n_poisoned > 0)
+		r = export_report_poison(e, q->export_file.poisoned, q->export_file.n_poisoned,
+		                         POISON_BY_OPERATOR, err);
+	if (r == 0)
+		r = export_freeze(e, err);
+	if (r < 0)
+		(void)export_withdraw(e, true, "postcopy-sourced: it could not be served", NULL);
+	return r;
+}
+
+static int do_export_file(struct control_client *c, const struct control_request *q,
+                          struct error *err)
+{
+	_cleanup_free_ struct export_region *regions = file_regions(q);
+	struct export *e;
+	char who[64];
+	struct export_params params = {
+	        .id = &q->migration_id,
+	        .token = q->export_file.token,
+	        .token_len = q->export_file.token_len,
+	        .peer_identity = q->export_file.peer_identity,
+	        .regions = regions,
+	        .n_regions = q->export_file.n_ranges,
+	        .exporter = who,
+	        .connection_fd = -1,
+	};
+	int r;
+
+	(void)snprintf(who, sizeof(who), "operator (uid %u), a file", (unsigned)c->peer.uid);
+	if (!regions)
+		return error_set(err, -ENOMEM, "not enough memory for the regions");
+	if (c->n_fds != 1)
+		return error_set(err, -EINVAL,
+		                 "%zu descriptors came with the request: expected the file alone",
+		                 c->n_fds);
+	if (tls_identity_validate(q->export_file.peer_identity, err) < 0)
+		return error_prefix(err, "peer identity");
+	r = export_table_add(c->exports, &params, c->fds, 1, &e, err);
+	if (r < 0)
+		return r;
+	r = file_serve(e, q, err);
+	export_unref(e);
+	return r;
+}
+
 /* Requests about one export that there must be. */
 static int do_one(struct control_client *c, const struct control_request *q,
                   struct control_response *response, struct error *err)
@@ -128,6 +196,8 @@ static int do_request(struct control_client *c, const struct control_request *q,
 		return control_watch_add(c, q, err);
 	case CONTROL_REQUEST_EXPORT_PROCESS:
 		return do_export_process(c, q, err);
+	case CONTROL_REQUEST_EXPORT_FILE:
+		return do_export_file(c, q, err);
 	case CONTROL_REQUEST_GET:
 	case CONTROL_REQUEST_CANCEL:
 	case CONTROL_REQUEST_FREEZE:

@@ -73,9 +73,9 @@ static int on_message(struct ipc_connection *ipc, const uint8_t *buf, size_t len
 	struct error why = {0};
 	int r = control_request_decode(buf, len, &q, &why);
 
-	(void)fds; /* whatever came is closed by the caller */
-	(void)n_fds;
 	(void)err;
+	entry->client.fds = fds; /* what is left is closed by the caller */
+	entry->client.n_fds = n_fds;
 	if (r < 0) {
 		send_error(&entry->client, q.id, r, why.text);
 		ipc_close_after_flush(ipc);

@@ -29,6 +29,7 @@ PB_REQUEST(PROBE);
 PB_REQUEST(EXPORT_PROCESS);
 PB_REQUEST(FREEZE);
 PB_REQUEST(POISON);
+PB_REQUEST(EXPORT_FILE);
 
 static const char *const policy_names[] = {
         [LOST_POLICY_HOLD] = "hold",
@@ -50,8 +51,9 @@ static const char *const request_names[] = {
         [CONTROL_REQUEST_EXPORT_PROCESS] = "ExportProcess",
         [CONTROL_REQUEST_FREEZE] = "Freeze",
         [CONTROL_REQUEST_POISON] = "Poison",
+        [CONTROL_REQUEST_EXPORT_FILE] = "ExportFile",
 };
-static_assert(ARRAY_SIZE(request_names) == CONTROL_REQUEST_POISON + 1, "a name for each");
+static_assert(ARRAY_SIZE(request_names) == CONTROL_REQUEST_EXPORT_FILE + 1, "a name for each");
 
 const char *lost_policy_name(enum lost_policy policy)
 {

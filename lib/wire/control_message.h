@@ -40,6 +40,7 @@ enum control_request_type {
 	CONTROL_REQUEST_EXPORT_PROCESS,
 	CONTROL_REQUEST_FREEZE,
 	CONTROL_REQUEST_POISON,
+	CONTROL_REQUEST_EXPORT_FILE,
 };
 
 const char *control_request_type_name(enum control_request_type type);
@@ -48,6 +49,14 @@ struct process_range {
 	char name[REGION_NAME_MAX];
 	gpa_t gpa;
 	hva_t hva;
+	uint64_t length_bytes;
+	uint64_t page_size_bytes; /* never 0 after decode */
+};
+
+struct file_range {
+	char name[REGION_NAME_MAX];
+	gpa_t gpa;
+	backing_off_t offset; /* in the file */
 	uint64_t length_bytes;
 	uint64_t page_size_bytes; /* never 0 after decode */
 };
@@ -93,6 +102,15 @@ struct control_request {
 			struct poison_range *ranges;
 			size_t n_ranges;
 		} poison;
+		struct { /* the file comes with the message */
+			uint8_t token[TOKEN_BYTES_MAX];
+			size_t token_len;
+			char peer_identity[PEER_IDENTITY_MAX];
+			struct file_range *ranges;
+			size_t n_ranges;
+			struct poison_range *poisoned;
+			size_t n_poisoned;
+		} export_file;
 	};
 };
 

@@ -74,6 +74,21 @@ static int decode_recover(const Postcopy__Control__V1__Recover *in, struct contr
 	                ret->recover.source, err);
 }
 
+/* Of a region, as they come: a page size of 0 is 4096. */
+static int lengths_get(uint64_t length, uint64_t page_size, uint64_t *ret_length,
+                       uint64_t *ret_page_size, struct error *err)
+{
+	if (length == 0)
+		return error_set(err, -EBADMSG, "length is 0");
+	if (page_size && (!is_power_of_two(page_size) || page_size < WIRE_PAGE_SIZE))
+		return error_set(err, -EBADMSG,
+		                 "page_size %" PRIu64 " is not a power of two of at least 4096",
+		                 page_size);
+	*ret_length = length;
+	*ret_page_size = page_size ? page_size : WIRE_PAGE_SIZE;
+	return 0;
+}
+
 static int process_range_get(const Postcopy__Control__V1__ExportProcess__Range *in,
                              struct process_range *to, struct error *err)
 {
@@ -81,17 +96,9 @@ static int process_range_get(const Postcopy__Control__V1__ExportProcess__Range *
 
 	if (r < 0)
 		return r;
-	if (in->length == 0)
-		return error_set(err, -EBADMSG, "length is 0");
-	to->page_size_bytes = in->page_size ? in->page_size : WIRE_PAGE_SIZE;
-	if (!is_power_of_two(to->page_size_bytes) || to->page_size_bytes < WIRE_PAGE_SIZE)
-		return error_set(err, -EBADMSG,
-		                 "page_size %" PRIu64 " is not a power of two of at least 4096",
-		                 in->page_size);
 	to->gpa.addr = in->guest_physical_address;
 	to->hva.addr = in->host_virtual_address;
-	to->length_bytes = in->length;
-	return 0;
+	return lengths_get(in->length, in->page_size, &to->length_bytes, &to->page_size_bytes, err);
 }
 
 static int decode_process_ranges(const Postcopy__Control__V1__ExportProcess *in,
@@ -136,29 +143,97 @@ static int decode_export_process(const Postcopy__Control__V1__ExportProcess *in,
 	return r < 0 ? r : decode_process_ranges(in, ret, err);
 }
 
+/* *ret_ranges is to be freed, also on failure. */
+static int poison_ranges_get(Postcopy__Control__V1__Poison__Range **in, size_t n, const char *field,
+                             struct poison_range **ret_ranges, size_t *ret_n, struct error *err)
+{
+	struct poison_range *ranges;
+
+	if (n > POISON_RANGES_MAX)
+		return error_set(err, -EBADMSG, "%zu %s, expected at most %d", n, field,
+		                 POISON_RANGES_MAX);
+	ranges = calloc(n ? n : 1, sizeof(*ranges));
+	if (!ranges)
+		return error_set(err, -ENOMEM, "no memory for %zu %s", n, field);
+	*ret_ranges = ranges;
+	*ret_n = n;
+	for (size_t i = 0; i < n; i++) {
+		if (in[i]->length == 0)
+			return error_set(err, -EBADMSG, "%s[%zu].length is 0", field, i);
+		ranges[i].gpa.addr = in[i]->guest_physical_address;
+		ranges[i].length_bytes = in[i]->length;
+	}
+	return 0;
+}
+
 static int decode_poison(const Postcopy__Control__V1__Poison *in, struct control_request *ret,
                          struct error *err)
 {
-	struct poison_range *ranges;
 	int r = id_get(&in->migration_id, true, ret, err);
 
 	if (r < 0)
 		return r;
-	if (in->n_ranges == 0 || in->n_ranges > POISON_RANGES_MAX)
+	if (in->n_ranges == 0)
+		return error_set(err, -EBADMSG, "0 ranges, expected 1 to %d", POISON_RANGES_MAX);
+	return poison_ranges_get(in->ranges, in->n_ranges, "ranges", &ret->poison.ranges,
+	                         &ret->poison.n_ranges, err);
+}
+
+static int file_range_get(const Postcopy__Control__V1__ExportFile__Range *in, struct file_range *to,
+                          struct error *err)
+{
+	int r = text_get(in->name, sizeof(to->name), TEXT_NAME, "name", to->name, err);
+
+	if (r < 0)
+		return r;
+	to->gpa.addr = in->guest_physical_address;
+	to->offset.off = in->offset;
+	return lengths_get(in->length, in->page_size, &to->length_bytes, &to->page_size_bytes, err);
+}
+
+static int file_ranges_get(const Postcopy__Control__V1__ExportFile *in, struct control_request *ret,
+                           struct error *err)
+{
+	struct file_range *ranges;
+
+	if (in->n_ranges == 0 || in->n_ranges > REGIONS_MAX)
 		return error_set(err, -EBADMSG, "%zu ranges, expected 1 to %d", in->n_ranges,
-		                 POISON_RANGES_MAX);
+		                 REGIONS_MAX);
 	ranges = calloc(in->n_ranges, sizeof(*ranges));
 	if (!ranges)
 		return error_set(err, -ENOMEM, "no memory for %zu ranges", in->n_ranges);
-	ret->poison.ranges = ranges;
-	ret->poison.n_ranges = in->n_ranges;
+	ret->export_file.ranges = ranges;
+	ret->export_file.n_ranges = in->n_ranges;
 	for (size_t i = 0; i < in->n_ranges; i++) {
-		if (in->ranges[i]->length == 0)
-			return error_set(err, -EBADMSG, "ranges[%zu].length is 0", i);
-		ranges[i].gpa.addr = in->ranges[i]->guest_physical_address;
-		ranges[i].length_bytes = in->ranges[i]->length;
+		int r = file_range_get(in->ranges[i], &ranges[i], err);
+
+		if (r < 0) {
+			error_prefix(err, "ranges[%zu]", i);
+			return r;
+		}
 	}
 	return 0;
+}
+
+static int decode_export_file(const Postcopy__Control__V1__ExportFile *in,
+                              struct control_request *ret, struct error *err)
+{
+	int r = id_get(&in->migration_id, true, ret, err);
+
+	if (r == 0)
+		r = body_token_get(&in->token, "token", ret->export_file.token,
+		                   &ret->export_file.token_len, err);
+	if (r == 0)
+		r = body_required_get(in->peer_identity, sizeof(ret->export_file.peer_identity),
+		                      TEXT_GRAPHIC, "peer_identity", ret->export_file.peer_identity,
+		                      err);
+	if (r == 0)
+		r = file_ranges_get(in, ret, err);
+	if (r == 0)
+		r = poison_ranges_get(in->poisoned, in->n_poisoned, "poisoned",
+		                      &ret->export_file.poisoned, &ret->export_file.n_poisoned,
+		                      err);
+	return r;
 }
 
 static int decode_body(const PbRequest *in, struct control_request *ret, struct error *err)
@@ -185,6 +260,8 @@ static int decode_body(const PbRequest *in, struct control_request *ret, struct 
 		return id_get(&in->freeze->migration_id, true, ret, err);
 	case CONTROL_REQUEST_POISON:
 		return decode_poison(in->poison, ret, err);
+	case CONTROL_REQUEST_EXPORT_FILE:
+		return decode_export_file(in->export_file, ret, err);
 	default: /* List and Probe have no fields */
 		return 0;
 	}
@@ -235,9 +312,13 @@ uint64_t control_request_id(const uint8_t *buf, size_t len)
 
 void control_request_free(struct control_request *r)
 {
-	if (r->type == CONTROL_REQUEST_EXPORT_PROCESS)
+	if (r->type == CONTROL_REQUEST_EXPORT_PROCESS) {
 		free(r->export_process.ranges);
-	else if (r->type == CONTROL_REQUEST_POISON)
+	} else if (r->type == CONTROL_REQUEST_POISON) {
 		free(r->poison.ranges);
+	} else if (r->type == CONTROL_REQUEST_EXPORT_FILE) {
+		free(r->export_file.ranges);
+		free(r->export_file.poisoned);
+	}
 	*r = (struct control_request){.type = CONTROL_REQUEST_NONE};
 }

@@ -97,28 +97,90 @@ static int encode_export_process(const struct control_request *r, PbRequest *out
 	return body_pack(&out->base, ret, ret_len);
 }
 
+/* The message's array of these, in the arena, which is made here. -EINVAL, -ENOMEM. */
+static int poison_ranges_put(const struct poison_range *from, size_t n, struct wire_arena *a,
+                             Postcopy__Control__V1__Poison__Range ***ret)
+{
+	Postcopy__Control__V1__Poison__Range *ranges;
+
+	if (n > POISON_RANGES_MAX)
+		return -EINVAL;
+	if (wire_arena_init(a, n * (sizeof(*ranges) + sizeof(**ret)) + 256) < 0)
+		return -ENOMEM;
+	ranges = wire_arena_alloc(a, n, sizeof(*ranges));
+	*ret = wire_arena_alloc(a, n, sizeof(**ret));
+	for (size_t i = 0; i < n; i++) {
+		postcopy__control__v1__poison__range__init(&ranges[i]);
+		ranges[i].guest_physical_address = from[i].gpa.addr;
+		ranges[i].length = from[i].length_bytes;
+		(*ret)[i] = &ranges[i];
+	}
+	return 0;
+}
+
+static int file_ranges_put(const struct control_request *r,
+                           Postcopy__Control__V1__ExportFile__Range *ranges,
+                           Postcopy__Control__V1__ExportFile__Range **ptrs)
+{
+	int result = 0;
+
+	for (size_t i = 0; result == 0 && i < r->export_file.n_ranges; i++) {
+		const struct file_range *from = &r->export_file.ranges[i];
+
+		postcopy__control__v1__export_file__range__init(&ranges[i]);
+		ranges[i].guest_physical_address = from->gpa.addr;
+		ranges[i].offset = from->offset.off;
+		ranges[i].length = from->length_bytes;
+		ranges[i].page_size = from->page_size_bytes;
+		ptrs[i] = &ranges[i];
+		result =
+		        body_string_put(from->name, sizeof(from->name), TEXT_NAME, &ranges[i].name);
+	}
+	return result;
+}
+
+static int encode_export_file(const struct control_request *r, PbRequest *out, uint8_t **ret,
+                              size_t *ret_len)
+{
+	Postcopy__Control__V1__ExportFile m = POSTCOPY__CONTROL__V1__EXPORT_FILE__INIT;
+	Postcopy__Control__V1__ExportFile__Range ranges[REGIONS_MAX];
+	Postcopy__Control__V1__ExportFile__Range *ptrs[REGIONS_MAX];
+	struct wire_arena a;
+	int result = body_token_put(r->export_file.token, r->export_file.token_len, &m.token);
+
+	if (r->export_file.n_ranges > REGIONS_MAX)
+		return -EINVAL;
+	if (result == 0)
+		result = body_string_put(r->export_file.peer_identity,
+		                         sizeof(r->export_file.peer_identity), TEXT_GRAPHIC,
+		                         &m.peer_identity);
+	if (result == 0)
+		result = file_ranges_put(r, ranges, ptrs);
+	if (result == 0)
+		result = poison_ranges_put(r->export_file.poisoned, r->export_file.n_poisoned, &a,
+		                           &m.poisoned);
+	if (result < 0)
+		return result;
+	m.migration_id = id_put(r);
+	m.ranges = ptrs;
+	m.n_ranges = r->export_file.n_ranges;
+	m.n_poisoned = r->export_file.n_poisoned;
+	out->export_file = &m;
+	result = body_pack(&out->base, ret, ret_len);
+	wire_arena_fini(&a);
+	return result;
+}
+
 static int encode_poison(const struct control_request *r, PbRequest *out, uint8_t **ret,
                          size_t *ret_len)
 {
 	Postcopy__Control__V1__Poison m = POSTCOPY__CONTROL__V1__POISON__INIT;
-	Postcopy__Control__V1__Poison__Range *ranges;
-	size_t n = r->poison.n_ranges;
 	struct wire_arena a;
-	int result;
+	int result = poison_ranges_put(r->poison.ranges, r->poison.n_ranges, &a, &m.ranges);
 
-	if (n > POISON_RANGES_MAX)
-		return -EINVAL;
-	if (wire_arena_init(&a, n * (sizeof(*ranges) + sizeof(*m.ranges)) + 256) < 0)
-		return -ENOMEM;
-	ranges = wire_arena_alloc(&a, n, sizeof(*ranges));
-	m.ranges = wire_arena_alloc(&a, n, sizeof(*m.ranges));
-	for (size_t i = 0; i < n; i++) {
-		postcopy__control__v1__poison__range__init(&ranges[i]);
-		ranges[i].guest_physical_address = r->poison.ranges[i].gpa.addr;
-		ranges[i].length = r->poison.ranges[i].length_bytes;
-		m.ranges[i] = &ranges[i];
-	}
-	m.n_ranges = n;
+	if (result < 0)
+		return result;
+	m.n_ranges = r->poison.n_ranges;
 	m.migration_id = id_put(r);
 	out->poison = &m;
 	result = body_pack(&out->base, ret, ret_len);
@@ -178,6 +240,8 @@ int control_request_encode(const struct control_request *r, uint8_t **ret, size_
 		return encode_export_process(r, &out, ret, ret_len);
 	case CONTROL_REQUEST_POISON:
 		return encode_poison(r, &out, ret, ret_len);
+	case CONTROL_REQUEST_EXPORT_FILE:
+		return encode_export_file(r, &out, ret, ret_len);
 	default:
 		return encode_small(r, &out, ret, ret_len);
 	}

@@ -184,6 +184,46 @@ static void export_process(void **state)
 	refuse(&r, "ExportProcess: peer_identity is empty");
 }
 
+static void export_file(void **state)
+{
+	struct file_range ranges[] = {{"mem0", {1}, {4096}, 8192, 0}, {"mem1", {3}, {0}, 5, 4096}};
+	struct poison_range poisoned[] = {{{4096}, 4096}};
+	struct control_request r = good(CONTROL_REQUEST_EXPORT_FILE), got;
+
+	(void)state;
+	strcpy(r.export_file.peer_identity, "dest.example");
+	r.export_file.token_len = 16;
+	r.export_file.ranges = ranges;
+	r.export_file.n_ranges = 2;
+	got = turn(&r);
+	assert_int_equal(got.export_file.n_poisoned, 0);
+	control_request_free(&got);
+	r.export_file.poisoned = poisoned;
+	r.export_file.n_poisoned = 1;
+	got = turn(&r);
+	assert_string_equal(got.export_file.peer_identity, "dest.example");
+	assert_int_equal(got.export_file.token_len, 16);
+	assert_int_equal(got.export_file.n_ranges, 2);
+	assert_string_equal(got.export_file.ranges[0].name, "mem0");
+	assert_int_equal(got.export_file.ranges[0].gpa.addr, 1);
+	assert_int_equal(got.export_file.ranges[0].offset.off, 4096);
+	assert_int_equal(got.export_file.ranges[0].length_bytes, 8192);
+	assert_int_equal(got.export_file.ranges[0].page_size_bytes, 4096);
+	assert_int_equal(got.export_file.n_poisoned, 1);
+	assert_int_equal(got.export_file.poisoned[0].gpa.addr, 4096);
+	control_request_free(&got);
+	poisoned[0].length_bytes = 0;
+	refuse(&r, "ExportFile: poisoned[0].length is 0");
+	ranges[1].page_size_bytes = 1;
+	refuse(&r, "ExportFile: ranges[1]: page_size 1");
+	ranges[0].length_bytes = 0;
+	refuse(&r, "ExportFile: ranges[0]: length is 0");
+	r.export_file.n_ranges = 0;
+	refuse(&r, "ExportFile: 0 ranges, expected 1 to 512");
+	r.export_file.peer_identity[0] = '\0';
+	refuse(&r, "ExportFile: peer_identity is empty");
+}
+
 static void poison(void **state)
 {
 	struct poison_range ranges[] = {{{4096}, 4096}, {{0}, 1}};
@@ -213,10 +253,10 @@ static void request_bytes(void **state)
 	                 -EBADMSG);
 	assert_string_equal(err.text, "Request of 2 bytes is not a valid message");
 	assert_int_equal(control_request_id((const uint8_t *)"\xff\xff", 2), 0);
-	assert_int_equal(control_request_decode((const uint8_t *)"\x08\x05\x6a\x00", 4, &got, &err),
+	assert_int_equal(control_request_decode((const uint8_t *)"\x08\x05\x72\x00", 4, &got, &err),
 	                 -EBADMSG);
-	assert_string_equal(err.text, "Request of unknown type 13");
-	assert_int_equal(control_request_id((const uint8_t *)"\x08\x05\x6a\x00", 4), 5);
+	assert_string_equal(err.text, "Request of unknown type 14");
+	assert_int_equal(control_request_id((const uint8_t *)"\x08\x05\x72\x00", 4), 5);
 }
 
 static void request_encode_keeps_to_the_limits(void **state)
@@ -441,7 +481,7 @@ static void names(void **state)
 	assert_int_equal(lost_policy_parse(""), -EINVAL);
 	assert_string_equal(lost_policy_name((enum lost_policy)0), "unknown");
 	assert_string_equal(control_request_type_name(CONTROL_REQUEST_START), "StartMigration");
-	assert_string_equal(control_request_type_name((enum control_request_type)12), "unknown");
+	assert_string_equal(control_request_type_name((enum control_request_type)13), "unknown");
 }
 
 int main(void)
@@ -451,6 +491,7 @@ int main(void)
 	        cmocka_unit_test(bad_start),
 	        cmocka_unit_test(small_requests),
 	        cmocka_unit_test(export_process),
+	        cmocka_unit_test(export_file),
 	        cmocka_unit_test(poison),
 	        cmocka_unit_test(request_bytes),
 	        cmocka_unit_test(request_encode_keeps_to_the_limits),
