@@ -14,7 +14,7 @@ from supervisor import SupervisedBed  # noqa: E402 pylint: disable=wrong-import-
 from thread_stop import StoppedThread  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
-FIRST, LENGTH = 0x2a31000, 16 * 4096  # nobody has touched it, and the stream is far from it
+FIRST, LENGTH = 0x2a31000, 16 * 4096  # with this seed nobody touches it before the pause
 
 
 class Control:
@@ -59,10 +59,10 @@ class Control:
 
 def paused(bed, *options):
     """A migration that has a few pages and waits for the word."""
-    m = bed.migration("ram0:memfd:64M", poison=4)
+    m = bed.migration("ram0:memfd:64M", poison=4, seed=7)
     m.source_guest = m.source()
     m.start("--bandwidth", "4K")
-    m.guest = m.destination("--pause-after", "50", "--threads", "2", "--any-poison", *options)
+    m.guest = m.destination("--pause-after", "4", "--threads", "1", "--any-poison", *options)
     m.guest.wait_event("paused")
     return m
 

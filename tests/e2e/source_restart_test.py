@@ -8,7 +8,6 @@ import pathlib
 import random
 import re
 import signal
-import socket
 import sys
 import threading
 
@@ -177,14 +176,6 @@ def test_killed_before_the_answer():
         check(m.show(on_source=True)["state"] == "withdrawn", str(m.show(on_source=True)))
 
 
-def taken_in(supervisor):
-    """All that was sent to the supervisor before has been dealt with."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
-        mark = str(random.random())
-        s.sendto(f"MARK={mark}".encode(), str(supervisor.path))
-    wait_until("taken in", lambda: supervisor.last("MARK") == mark)
-
-
 def kill_at(bed, m, n_kept):
     """Kill the agent in the moment when it has given so many descriptors away, and start the
     next one; the thread that does it. What it had sent meanwhile never came."""
@@ -201,7 +192,7 @@ def kill_at(bed, m, n_kept):
         check(dead.wait(PATIENCE), f"it never kept {n_kept} descriptors")
         bed.kill_service(AGENT)
         supervisor.on_kept = None
-        taken_in(supervisor)
+        supervisor.settle()
         with supervisor.lock:
             for entry in [e for e in supervisor.store if e[0].startswith(m.id)]:
                 if entry[0] not in names[:n_kept]:

@@ -9,6 +9,7 @@ import array
 import ctypes
 import fcntl
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -117,8 +118,17 @@ class Supervisor:
         with self.lock:
             return next((m[key] for _, m in reversed(self.told) if key in m), None)
 
+    def settle(self):
+        """Returns when all that was sent before has been dealt with, as systemd does before it
+        starts a service again: what a dead one has given away is there then."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+            mark = str(random.random())
+            s.sendto(f"MARK={mark}".encode(), str(self.path))
+        wait_until("settled", lambda: self.last("MARK") == mark)
+
     def spawn(self, argv, log):
         """The process, with its descriptors from 3 on. Bash moves them there."""
+        self.settle()
         with self.lock:
             passed = [(key, s.fileno()) for key, s in self.listeners] + self.store
             copies = [fcntl.fcntl(fd, fcntl.F_DUPFD, FIRST_COPY) for _, fd in passed]

@@ -290,7 +290,7 @@ static void test_help(void **state)
 		assert_non_null(strstr(one.out, "--help"));
 		commands++;
 	}
-	assert_int_equal(commands, 13);
+	assert_int_equal(commands, 14);
 }
 
 static void test_token_and_new_id(void **state)
