@@ -17,7 +17,8 @@
 
 static int params_check(const struct postcopy_attach_params *p, struct error *err)
 {
-	int r = reserved_check(p->flags, p->reserved, ARRAY_SIZE(p->reserved), err);
+	int r = reserved_check(p->flags & ~POSTCOPY_ATTACH_MAPPING, p->reserved,
+	                       ARRAY_SIZE(p->reserved), err);
 
 	if (r == 0)
 		r = token_check(p->token, p->token_len, err);
@@ -47,6 +48,11 @@ static int region_uffd_check(const struct postcopy_attach_params *p,
 
 	if (r->mode != POSTCOPY_MODE_MISSING && r->mode != POSTCOPY_MODE_MINOR)
 		return error_set(err, -EINVAL, "region %s: unknown mode %d", r->name, (int)r->mode);
+	if (p->flags & POSTCOPY_ATTACH_MAPPING && r->memory_fd < 0)
+		return error_set(err, -EINVAL,
+		                 "region %s: a further mapping needs memory_fd: only shared memory "
+		                 "can be mapped twice",
+		                 r->name);
 	if (r->mode == POSTCOPY_MODE_MINOR && r->backing == POSTCOPY_BACKING_ANONYMOUS)
 		return error_set(err, -EINVAL,
 		                 "region %s: mode minor needs a shared mapping of a file", r->name);
@@ -75,7 +81,7 @@ static int region_fill(struct attach_region *to, const struct postcopy_region *f
 	to->uffd = from->uffd;
 	to->registered = from->flags & POSTCOPY_REGION_REGISTERED;
 	to->fully_allocated = from->flags & POSTCOPY_REGION_FULLY_ALLOCATED;
-	if (from->mode != POSTCOPY_MODE_MINOR)
+	if (from->memory_fd < 0 || from->backing == POSTCOPY_BACKING_ANONYMOUS)
 		return 0;
 	to->has_fd = true;
 	to->fd_offset.off = from->memory_offset;
@@ -88,7 +94,8 @@ static int request_fill(const struct postcopy_attach_params *p, struct attach_re
 	uint8_t registered_by[ATTACH_UFFDS_MAX] = {0};
 	int r = 0;
 
-	request->type = ATTACH_REQUEST_ATTACH;
+	request->type = p->flags & POSTCOPY_ATTACH_MAPPING ? ATTACH_REQUEST_ATTACH_MAPPING
+	                                                   : ATTACH_REQUEST_ATTACH;
 	request->version = ATTACH_PROTOCOL_VERSION;
 	memcpy(request->migration_id.bytes, p->migration_id, sizeof(p->migration_id));
 	memcpy(request->token, p->token, p->token_len);

@@ -145,11 +145,9 @@ static int place_check(const struct postcopy_region *r, bool is_source, struct e
 
 static int file_check(const struct postcopy_region *r, bool is_source, struct error *err)
 {
-	bool needed = !is_source && r->mode == POSTCOPY_MODE_MINOR;
-
-	if (r->memory_fd < 0 && needed)
+	if (r->memory_fd < 0 && !is_source && r->mode == POSTCOPY_MODE_MINOR)
 		return error_set(err, -EINVAL, "region %s: mode minor needs memory_fd", r->name);
-	if (r->memory_fd < 0 || (!is_source && !needed))
+	if (r->memory_fd < 0 || (!is_source && r->backing == POSTCOPY_BACKING_ANONYMOUS))
 		return 0;
 	if (fcntl(r->memory_fd, F_GETFD) < 0)
 		return error_set(err, -EBADF, "region %s: memory_fd %d is not open", r->name,

@@ -133,8 +133,9 @@ static int request_call(struct postcopy *h, const struct attach_request *request
 	if (!p)
 		return error_set_errno(err, -ENOMEM, "cannot send a request");
 	p->list = list;
-	p->begins =
-	        request->type == ATTACH_REQUEST_ATTACH || request->type == ATTACH_REQUEST_EXPORT;
+	p->begins = request->type == ATTACH_REQUEST_ATTACH ||
+	            request->type == ATTACH_REQUEST_ATTACH_MAPPING ||
+	            request->type == ATTACH_REQUEST_EXPORT;
 	do {
 		p->done = p->lost = false;
 		r = request_send(h, request, fds, n_fds, p);

@@ -106,7 +106,7 @@ static int attach(struct firecracker_client *f, const struct attach_region *regi
 		r = migration_attach(m, &memory, f->peer.pid, socket_peer_pidfd(f->fd, f->peer.pid),
 		                     err);
 	if (r == 0)
-		attach_client_bind(&f->client, m);
+		attach_client_bind(&f->client, m, ATTACH_CLIENT_VMM);
 	return r;
 }
 

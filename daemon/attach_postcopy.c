@@ -19,6 +19,7 @@
 
 #include "core/log.h"
 #include "core/message_ids.h"
+#include "daemon/migration_mapping.h"
 #include "daemon/poison_list.h"
 #include "net/ipc.h"
 #include "wire/attach_message.h"
@@ -108,7 +109,8 @@ static int list_poison(struct postcopy_client *pc, uint32_t id, gpa_t from, stru
 static int check_request(const struct postcopy_client *pc, const struct attach_request *request,
                          struct error *err)
 {
-	if (request->type != ATTACH_REQUEST_ATTACH)
+	if (request->type != ATTACH_REQUEST_ATTACH &&
+	    request->type != ATTACH_REQUEST_ATTACH_MAPPING)
 		return error_set(
 		        err, -ENOTSUP,
 		        "this is postcopyd's attach socket (destination): export, freeze and "
@@ -124,9 +126,39 @@ static int check_request(const struct postcopy_client *pc, const struct attach_r
 	return 0;
 }
 
-static int request_run(struct postcopy_client *pc, const struct attach_request *request, int *fds,
-                       size_t n_fds, struct error *err)
+/* The VMM's memory: *ret has it from here on. */
+static int take_memory(struct postcopy_client *pc, const struct attach_request *request,
+                       struct attach_memory *memory, struct migration **ret, struct error *err)
 {
+	int r = migration_find_for_attach(attach_server_table(pc->client.server),
+	                                  &request->migration_id, request->token,
+	                                  request->token_len, ret, err);
+
+	if (r == 0)
+		r = migration_attach(*ret, memory, ipc_peer(pc->connection)->pid,
+		                     ipc_peer_pidfd(pc->connection), err);
+	return r;
+}
+
+/* The same memory in another process. */
+static int take_mapping(struct postcopy_client *pc, const struct attach_request *request,
+                        struct attach_memory *memory, struct migration **ret, uint32_t *ret_mapping,
+                        struct error *err)
+{
+	int r = migration_find_for_mapping(attach_server_table(pc->client.server),
+	                                   &request->migration_id, request->token,
+	                                   request->token_len, ret, err);
+
+	if (r == 0)
+		r = migration_map(*ret, memory, ipc_peer(pc->connection)->pid,
+		                  ipc_peer_pidfd(pc->connection), ret_mapping, err);
+	return r;
+}
+
+static int request_run(struct postcopy_client *pc, const struct attach_request *request, int *fds,
+                       size_t n_fds, struct migration **ret, struct error *err)
+{
+	uint32_t mapping = ATTACH_CLIENT_VMM;
 	struct migration *m = NULL;
 	struct attach_memory memory = {
 	        .regions = request->attach.regions,
@@ -139,24 +171,23 @@ static int request_run(struct postcopy_client *pc, const struct attach_request *
 	};
 	int r = check_request(pc, request, err);
 
-	if (r == 0)
-		r = migration_find_for_attach(attach_server_table(pc->client.server),
-		                              &request->migration_id, request->token,
-		                              request->token_len, &m, err);
-	if (r == 0)
-		r = migration_attach(m, &memory, ipc_peer(pc->connection)->pid,
-		                     ipc_peer_pidfd(pc->connection), err);
+	if (r == 0 && request->type == ATTACH_REQUEST_ATTACH)
+		r = take_memory(pc, request, &memory, &m, err);
+	else if (r == 0)
+		r = take_mapping(pc, request, &memory, &m, &mapping, err);
 	if (r < 0)
 		return r;
-	attach_client_bind(&pc->client, m);
+	attach_client_bind(&pc->client, m, mapping);
+	*ret = m;
 	return 0;
 }
 
-/* The VMM has its answer: now the state, and the source. */
-static void attached(struct postcopy_client *pc)
+/* It has its answer: now the state, and the source. */
+static void attached(struct postcopy_client *pc, struct migration *m)
 {
-	on_change(&pc->client, pc->client.migration);
-	migration_connect(pc->client.migration);
+	on_change(&pc->client, m);
+	if (pc->client.mapping == ATTACH_CLIENT_VMM)
+		migration_connect(m);
 }
 
 static void log_refused(const struct postcopy_client *pc, const char *id_text, const char *why)
@@ -174,6 +205,7 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 {
 	struct postcopy_client *pc = user;
 	struct attach_request request = {0};
+	struct migration *m = NULL;
 	struct error error = {0};
 	int r = attach_request_decode(buf, len, &request, &error);
 	char id_text[UUID_TEXT_LEN];
@@ -189,7 +221,7 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	}
 	asks = request.type == ATTACH_REQUEST_LIST_POISON;
 	r = asks ? list_poison(pc, id, request.list_poison.from, &error)
-	         : request_run(pc, &request, fds, n_fds, &error);
+	         : request_run(pc, &request, fds, n_fds, &m, &error);
 	uuid_format(&request.migration_id, id_text);
 	attach_request_free(&request);
 	if (r < 0 || !asks)
@@ -197,7 +229,7 @@ static int on_message(struct ipc_connection *connection, const uint8_t *buf, siz
 	if (r < 0)
 		log_refused(pc, asks ? NULL : id_text, error.text);
 	else if (!asks)
-		attached(pc);
+		attached(pc, m);
 	return 0;
 }
 

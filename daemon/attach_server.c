@@ -18,6 +18,7 @@
 
 #include "core/fdpass.h"
 #include "core/log.h"
+#include "daemon/migration_mapping.h"
 #include "net/ipc.h"
 
 struct attach_socket {
@@ -200,7 +201,8 @@ static const struct attach_protocol *protocol_find(const struct attach_server *s
 	return NULL;
 }
 
-int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m)
+int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m,
+                        uint32_t mapping)
 {
 	const struct attach_protocol *p = protocol_find(s, protocol);
 	struct attach_client *c;
@@ -215,9 +217,7 @@ int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, s
 	r = client_add(s, p, fd, &c);
 	if (r < 0)
 		return r;
-	attach_client_bind(c, m);
-	if (migration_state_final(m->state))
-		c->migration = NULL;
+	attach_client_bind(c, m, mapping);
 	p->on_adopted(c, m);
 	return 0;
 }
@@ -227,9 +227,10 @@ struct migration_table *attach_server_table(const struct attach_server *s)
 	return s->table;
 }
 
-void attach_client_bind(struct attach_client *client, struct migration *m)
+void attach_client_bind(struct attach_client *client, struct migration *m, uint32_t mapping)
 {
-	client->migration = m;
+	client->migration = migration_state_final(m->state) ? NULL : m;
+	client->mapping = mapping;
 	if (!client->attached)
 		client->server->n_idle--;
 	client->attached = true;
@@ -240,7 +241,9 @@ void attach_client_gone(struct attach_client *client)
 	struct migration *m = client->migration;
 
 	client->migration = NULL; /* nobody is left to be told */
-	if (m)
+	if (m && client->mapping == ATTACH_CLIENT_VMM)
 		migration_vmm_hung_up(m);
+	else if (m)
+		migration_mapping_hung_up(m, client->mapping);
 	client_drop(client);
 }

@@ -16,6 +16,7 @@
 
 #define ATTACH_CLIENTS_IDLE_MAX 128 /* connections that have not attached */
 #define ATTACH_PROTOCOLS_MAX 4
+#define ATTACH_CLIENT_VMM UINT32_MAX
 
 struct attach_server;
 struct attach_client;
@@ -41,6 +42,7 @@ struct attach_client {
 	struct attach_server *server;
 	const struct attach_protocol *protocol;
 	struct migration *migration; /* NULL before the attach and after the end */
+	uint32_t mapping; /* the id of a further mapping; ATTACH_CLIENT_VMM: it is the VMM */
 	/* It came by this one's own socket; NULL: by one for all, or that migration has ended. */
 	struct migration *called_for;
 	bool attached; /* has attached once */
@@ -70,12 +72,16 @@ int attach_server_open(struct attach_server *s, const struct attach_protocol *pr
  * marked restarted, and is then like any other. fd is owned, also on failure.
  * -ENOENT: nobody here speaks a protocol of this name.
  */
-int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m);
+int attach_server_adopt(struct attach_server *s, const char *protocol, int fd, struct migration *m,
+                        uint32_t mapping);
 
 /* For the protocols. */
 struct migration_table *attach_server_table(const struct attach_server *s);
-/* This client's VMM has the migration from here on; it gets on_change(). */
-void attach_client_bind(struct attach_client *client, struct migration *m);
+/*
+ * This client has the migration from here on, as its VMM or a further mapping; it gets
+ * on_change(). Of one that has ended it has heard all.
+ */
+void attach_client_bind(struct attach_client *client, struct migration *m, uint32_t mapping);
 /* The connection has ended: tells the migration, forgets and frees the client. */
 void attach_client_gone(struct attach_client *client);
 

@@ -17,6 +17,7 @@
 #include "daemon/control_server.h"
 #include "daemon/drain.h"
 #include "daemon/lane_watch.h"
+#include "daemon/migration_mapping.h"
 #include "daemon/migration_restore.h"
 #include "daemon/status_server.h"
 #include "net/tls.h"
@@ -98,6 +99,22 @@ static int servers_start(struct daemon *d, struct error *err)
 	return r;
 }
 
+/* The connections of other processes that map its memory: they hear of it, too. */
+static void mappings_adopt(struct daemon *d, struct migration *m)
+{
+	for (uint32_t i = 0; i < MAPPINGS_MAX; i++) {
+		struct migration_mapping *p = m->mappings[i];
+
+		if (p && p->connection_fd >= 0 &&
+		    attach_server_adopt(d->attach, attach_protocol_postcopy.name,
+		                        TAKE_FD(p->connection_fd), m, i) < 0)
+			log_migration(LOG_WARNING, m->id_text,
+			              "migration %s: no memory for the connection of pid %d; its "
+			              "mapping is served all the same",
+			              m->id_text, (int)p->pid);
+	}
+}
+
 /* Those that were restored: their VMMs hear of it, and they get their source. */
 static void restored_connect(struct daemon *d)
 {
@@ -107,12 +124,14 @@ static void restored_connect(struct daemon *d)
 
 		if (m->keep.connection_fd >= 0)
 			r = attach_server_adopt(d->attach, m->keep.protocol,
-			                        TAKE_FD(m->keep.connection_fd), m);
+			                        TAKE_FD(m->keep.connection_fd), m,
+			                        ATTACH_CLIENT_VMM);
 		if (r < 0)
 			log_migration(LOG_WARNING, m->id_text,
 			              "migration %s: the VMM's connection (%s) cannot be taken up: "
 			              "%s; its memory is served all the same",
 			              m->id_text, m->keep.protocol, strerror(-r));
+		mappings_adopt(d, m);
 		migration_connect(m);
 	}
 }

@@ -31,11 +31,19 @@
 #define BATCHES_A_WAKEUP 4
 #define REQUEST_BYTES_MAX 64 /* one encoded PageRequest of one run */
 
+/* A further mapping whose faults are read; the mapping is the placer's set's. */
+struct mapped {
+	struct fault_path *fp;
+	struct mapping *mapping;
+	struct event *event;
+};
+
 struct fault_path {
 	struct fault_path_params params;
 	struct placer placer;
 	struct in_flight *in_flight;
 	struct event *uffd_event;
+	struct mapped *mapped[MAPPINGS_MAX]; /* by the mapping's id; NULL: none */
 	struct source_link *link;
 	bool complained;
 	bool serving; /* connected and the source is frozen: requests may go out */
@@ -182,7 +190,7 @@ static void request_refuse(struct fault_path *fp, const struct region *r, uint64
 {
 	if (page_map_claim(fp->placer.map, unit))
 		page_map_release(fp->placer.map, unit);
-	resolve_wake(fp->params.uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	placement_wake(&fp->placer, r, unit, 1);
 }
 
 static void request_add(struct fault_path *fp, const struct region *r, uint64_t unit,
@@ -199,36 +207,47 @@ static void request_add(struct fault_path *fp, const struct region *r, uint64_t 
 		request_send(fp, e);
 }
 
-static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64_t now_ns)
+/* What is known of the unit already; PAGE_MISSING, PAGE_REQUESTED ...: nothing is left to do. */
+static enum page_state ask_for(struct fault_path *fp, const struct region *r, uint64_t unit,
+                               uint64_t now_ns)
 {
-	hva_t hva = {msg->arg.pagefault.address};
+	enum page_state s = page_map_request(fp->placer.map, unit);
+
+	if (s == PAGE_MISSING)
+		request_add(fp, r, unit, now_ns);
+	else if (page_state_is_final(s))
+		stats_add(fp->placer.stats, faults_local, 1);
+	else
+		stats_add(fp->placer.stats, faults_coalesced, 1);
+	return s;
+}
+
+static bool count_fault(struct fault_path *fp, const struct uffd_msg *msg)
+{
 	bool minor = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_MINOR;
-	const struct region *r = region_find_hva(fp->params.regions, hva);
-	enum page_state s;
-	uint64_t unit;
 
 	stats_add(fp->placer.stats, faults, 1);
 	if (minor)
 		stats_add(fp->placer.stats, faults_minor, 1);
+	return minor;
+}
+
+static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64_t now_ns)
+{
+	hva_t hva = {msg->arg.pagefault.address};
+	bool minor = count_fault(fp, msg);
+	const struct region *r = region_find_hva(fp->params.regions, hva);
+	enum page_state s;
+	uint64_t unit;
+
 	if (!r || r->lane != fp->params.lane) {
 		complain(fp, "a page fault outside every region of its userfaultfd", hva.addr);
 		return;
 	}
 	unit = region_unit_of_hva(r, hva);
-	s = page_map_request(fp->placer.map, unit);
-	switch (s) {
-	case PAGE_MISSING:
-		request_add(fp, r, unit, now_ns);
-		break;
-	case PAGE_REQUESTED:
-	case PAGE_PLACING:
-	case PAGE_WRITTEN:
-		stats_add(fp->placer.stats, faults_coalesced, 1);
-		break;
-	default:
-		stats_add(fp->placer.stats, faults_local, 1);
+	s = ask_for(fp, r, unit, now_ns);
+	if (page_state_is_final(s))
 		placement_answer(&fp->placer, r, unit, s, minor);
-	}
 }
 
 /*
@@ -279,6 +298,79 @@ static void on_uffd_readable(evutil_socket_t fd, short what, void *arg)
 	for (int i = 0; i < BATCHES_A_WAKEUP; i++)
 		if (take_batch(fp) < FAULT_BATCH)
 			break;
+}
+
+/* ---- out: faults in further mappings, the same with another address ---- */
+
+static void take_mapped_fault(struct fault_path *fp, struct mapping *m, const struct uffd_msg *msg,
+                              uint64_t now_ns)
+{
+	hva_t hva = {msg->arg.pagefault.address};
+	bool minor = count_fault(fp, msg);
+	const struct region *r;
+	enum page_state s;
+	uint64_t unit;
+
+	if (!mapping_find_hva(m, hva, &unit)) {
+		complain(fp, "a page fault outside every region of a further mapping", hva.addr);
+		return;
+	}
+	r = region_find_unit(fp->params.regions, unit);
+	s = ask_for(fp, r, unit, now_ns);
+	hva.addr &= ~(region_unit_bytes(r) - 1);
+	if (page_state_is_final(s))
+		placement_answer_mapping(&fp->placer, m, hva, r, s, minor);
+}
+
+static void on_mapped_readable(evutil_socket_t fd, short what, void *arg)
+{
+	struct mapped *mapped = arg;
+	struct fault_path *fp = mapped->fp;
+	struct uffd_msg msgs[FAULT_BATCH];
+	int n = uffd_read(mapped->mapping->uffd, msgs, FAULT_BATCH);
+	uint64_t now_ns = n > 0 ? clock_monotonic_ns() : 0;
+
+	(void)fd;
+	(void)what;
+	for (int i = 0; i < n; i++)
+		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)
+			take_mapped_fault(fp, mapped->mapping, &msgs[i], now_ns);
+	batch_flush(fp);
+}
+
+static struct mapped *mapped_free(struct mapped *mapped)
+{
+	if (mapped && mapped->event)
+		event_free(mapped->event);
+	free(mapped);
+	return NULL;
+}
+
+int fault_path_map(struct fault_path *fp, uint32_t id)
+{
+	struct mapping *m = mapping_set_get(fp->placer.mappings, id);
+	struct mapped *mapped = calloc(1, sizeof(*mapped));
+
+	if (mapped) {
+		mapped->fp = fp;
+		mapped->mapping = m;
+		mapped->event = event_new(loop_base(fp->params.loop), m->uffd, EV_READ | EV_PERSIST,
+		                          on_mapped_readable, mapped);
+	}
+	if (!mapped || !mapped->event || event_priority_set(mapped->event, 0) < 0 ||
+	    event_add(mapped->event, NULL) < 0) {
+		mapped_free(mapped);
+		return -ENOMEM;
+	}
+	fp->mapped[id] = mapped;
+	placement_catch_up(&fp->placer, m);
+	return 0;
+}
+
+void fault_path_unmap(struct fault_path *fp, uint32_t id)
+{
+	fp->mapped[id] = mapped_free(fp->mapped[id]);
+	mapping_free(mapping_set_take(fp->placer.mappings, id));
 }
 
 bool fault_path_wait_retry(struct fault_path *fp, bool changing)
@@ -666,6 +758,8 @@ struct fault_path *fault_path_free(struct fault_path *fp)
 		fault_path_disconnect(fp);
 	if (fp->uffd_event)
 		event_free(fp->uffd_event);
+	for (size_t i = 0; i < MAPPINGS_MAX; i++)
+		mapped_free(fp->mapped[i]);
 	for (size_t i = 0; i < HUGE_OUTSTANDING_MAX; i++)
 		assembly_free(fp->assemblies[i]);
 	in_flight_free(fp->in_flight);

@@ -52,6 +52,14 @@ int fault_path_new(const struct fault_path_params *params, struct fault_path **r
 struct fault_path *fault_path_free(struct fault_path *fp); /* always NULL */
 DEFINE_CLEANUP(struct fault_path, fault_path_free)
 
+/*
+ * Read the faults of a further mapping, which is in the placers' set, and answer them as
+ * the VMM's own; first of all, set the markers of what is lost there.
+ */
+int fault_path_map(struct fault_path *fp, uint32_t id);
+/* Its process has ended: also out of the set. */
+void fault_path_unmap(struct fault_path *fp, uint32_t id);
+
 /* Connect the urgent link; drops one that is there. on_connected or on_lost follows. */
 void fault_path_connect(struct fault_path *fp, const struct source_link_params *link,
                         const struct addrinfo *address);

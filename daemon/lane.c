@@ -134,6 +134,7 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	        .poison_supported = params->poison_supported,
 	        .map = params->map,
 	        .ledger = params->ledger,
+	        .mappings = &lane->mappings,
 	        .remove_lock = params->remove_events ? &lane->remove_lock : NULL,
 	        .pages_left = &lane->pages_left,
 	        .doubtful = &lane->doubtful,
@@ -215,6 +216,8 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 
 	lane->tuning = *params->tuning;
 	lane->events = params->events;
+	lane->map = params->map;
+	lane->ledger = params->ledger;
 	lane->adopted = params->adopted;
 	if (rc == 0)
 		rc = copy_link(lane, params);
@@ -265,6 +268,7 @@ static struct lane *lane_alloc(const struct lane_params *params)
 	atomic_store(&lane->last_fault_page, FAULT_NO_PAGE);
 	pthread_mutex_init(&lane->tls_lock, NULL);
 	remove_lock_init(&lane->remove_lock);
+	mapping_set_init(&lane->mappings);
 	thread_init(&lane->urgent, lane);
 	thread_init(&lane->bulk, lane);
 	return lane;
@@ -323,6 +327,7 @@ struct lane *lane_free(struct lane *lane)
 	explicit_bzero(lane->token, sizeof(lane->token));
 	pthread_mutex_destroy(&lane->tls_lock);
 	pthread_mutex_destroy(&lane->remove_lock);
+	mapping_set_fini(&lane->mappings);
 	close_fd(&lane->uffd);
 	close_fd(&lane->stop_fd);
 	free(lane);
@@ -401,8 +406,37 @@ void lane_send_complete(struct lane *lane, uint64_t present, uint64_t zero, uint
 	order_post(&lane->urgent, o);
 }
 
+void lane_map(struct lane *lane, struct mapping *mapping)
+{
+	struct order *o = order_new(ORDER_MAP, 0);
+
+	o->mapping = mapping->id;
+	mapping_set_add(&lane->mappings, mapping);
+	order_post(&lane->urgent, o);
+}
+
+void lane_unmap(struct lane *lane, uint32_t id)
+{
+	struct order *o = order_new(ORDER_UNMAP, 0);
+
+	o->mapping = id;
+	order_post(&lane->urgent, o);
+}
+
+/* The markers stay. A process that has gone needs nothing. */
+static void unregister_mapping(struct mapping *m, void *arg)
+{
+	placement_catch_up(arg, m);
+	for (size_t i = 0; i < m->n_parts; i++)
+		(void)uffd_unregister(m->uffd, m->parts[i].hva,
+		                      m->parts[i].n_units << m->parts[i].unit_shift);
+}
+
 int lane_unregister(struct lane *lane, struct error *err)
 {
+	struct placer placer = {.map = lane->map, .ledger = lane->ledger};
+
+	mapping_set_each(&lane->mappings, unregister_mapping, &placer);
 	for (size_t i = 0; i < lane->regions->n_regions; i++) {
 		const struct region *r = &lane->regions->regions[i];
 		int rc;

@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/uuid.h"
 #include "daemon/ledger.h"
+#include "daemon/mapping.h"
 #include "daemon/page_map.h"
 #include "daemon/recovery.h"
 #include "daemon/region.h"
@@ -125,7 +126,16 @@ void lane_send_complete(struct lane *lane, uint64_t present, uint64_t zero, uint
 void lane_give_up(struct lane *lane, const char *why);
 
 /*
- * After FINISHED: unregister the lane's regions. Poison stays. The uffd is not
+ * Another process maps memory of this lane: serve its faults, too, and have what is lost
+ * poisoned there as well. The mapping, which is registered, is the lane's from here on. Until
+ * the urgent thread gets there, whoever touches a missing page waits.
+ */
+void lane_map(struct lane *lane, struct mapping *mapping);
+/* Its process has ended. An id that is not there is no matter. */
+void lane_unmap(struct lane *lane, uint32_t id);
+
+/*
+ * After FINISHED: unregister the lane's regions, in all mappings. Poison stays. The uffd is not
  * read any more. 0 or -errno.
  */
 int lane_unregister(struct lane *lane, struct error *err);

@@ -29,6 +29,8 @@ enum order_kind {
 	ORDER_POISON,         /* main -> urgent */
 	ORDER_COMPLETE,       /* main -> urgent */
 	ORDER_PING,           /* main -> both */
+	ORDER_MAP,            /* main -> urgent */
+	ORDER_UNMAP,          /* main -> urgent */
 };
 
 /* A message between the lane's threads. Belongs to the queue, so that none is lost at the end. */
@@ -48,6 +50,7 @@ struct order {
 			uint64_t id; /* 0: nobody waits for it */
 		} poison;
 		struct page_message complete;
+		uint32_t mapping; /* ORDER_MAP, ORDER_UNMAP: its id */
 	};
 };
 
@@ -92,6 +95,8 @@ struct lane {
 	char peer_identity[PEER_IDENTITY_MAX];
 	pthread_mutex_t tls_lock;
 
+	struct page_map *map;
+	struct ledger *ledger;
 	struct region_table *regions; /* the main thread's */
 	struct region_table *urgent_regions, *bulk_regions;
 	struct stats urgent_stats, bulk_stats;
@@ -103,6 +108,7 @@ struct lane {
 	_Atomic bool poisoned_pending;
 	_Atomic uint64_t n_reads; /* of the uffd that brought something, by the urgent thread */
 	pthread_mutex_t remove_lock;
+	struct mapping_set mappings;
 	uint8_t *zeros;
 	uint64_t zeros_bytes;
 

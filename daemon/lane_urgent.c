@@ -5,6 +5,8 @@
  * bulk link; if either is lost, both go, and one LINK_LOST is reported. After Complete
  * only the urgent link counts.
  */
+#include <errno.h>
+
 #include "core/thread_tuning.h"
 #include "daemon/lane_private.h"
 
@@ -136,6 +138,18 @@ static void poison(struct lane *lane, const struct order *o)
 		lane_post_event(lane, 0, &e);
 }
 
+static void map(struct lane *lane, const struct order *o)
+{
+	struct error err = {0};
+
+	if (fault_path_map(lane->faults, o->mapping) == 0)
+		return;
+	error_set(&err, -ENOMEM,
+	          "no memory for the faults of a further mapping: its process waits at the first "
+	          "page that is missing there");
+	lane_post_warning(lane, &err);
+}
+
 static void take_order(struct lane *lane, struct order *o)
 {
 	switch (o->kind) {
@@ -160,6 +174,12 @@ static void take_order(struct lane *lane, struct order *o)
 		break;
 	case ORDER_PING:
 		lane_pong(&lane->urgent);
+		break;
+	case ORDER_MAP:
+		map(lane, o);
+		break;
+	case ORDER_UNMAP:
+		fault_path_unmap(lane->faults, o->mapping);
 		break;
 	default:
 		break;

@@ -17,6 +17,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "core/message_ids.h"
+#include "daemon/migration_mapping.h"
 
 int migration_timer_new(struct migration *m, event_callback_fn fn, void *arg, struct event **ret)
 {
@@ -60,7 +61,7 @@ static void migration_release(struct migration *m)
 		close_fd(&m->memory_fds[i]);
 	m->n_memory_fds = 0;
 	close_fd(&m->vmm_pidfd);
-	explicit_bzero(m->token, sizeof(m->token));
+	migration_mappings_release(m);
 }
 
 static void on_release(evutil_socket_t fd, short what, void *arg)
@@ -86,11 +87,13 @@ struct migration *migration_free(struct migration *m)
 	migration_audit_all(m);
 	migration_poison_end(m);
 	migration_keep_fini(&m->keep);
+	explicit_bzero(m->token, sizeof(m->token));
 	m->memory = state_memfd_free(m->memory);
 	timer_free(&m->release_event);
 	timer_free(&m->audit_timer);
 	region_table_free(m->regions);
 	free(m->final_entries);
+	poison_list_free(&m->final_lost);
 	free(m);
 	return NULL;
 }

@@ -5,8 +5,9 @@
  * do. Everything here belongs to the main thread, and nothing here blocks.
  *
  * When a migration has reached a final state it stays in the table for a while
- * (for list and show) without its memory: lanes, descriptors and token go as
- * soon as the event that ended it has been dealt with.
+ * (for list and show) without its memory: lanes and descriptors go as soon as
+ * the event that ended it has been dealt with. The token stays: who maps the
+ * memory of a completed one is told what it has lost.
  */
 #ifndef DAEMON_MIGRATION_H
 #define DAEMON_MIGRATION_H
@@ -23,6 +24,7 @@
 #include "daemon/lane.h"
 #include "daemon/migration_keep.h"
 #include "daemon/migration_state.h"
+#include "daemon/poison_list.h"
 #include "daemon/region.h"
 #include "daemon/state_memfd.h"
 #include "daemon/stats.h"
@@ -32,6 +34,7 @@
 #define MIGRATION_POISONED_SHOWN_MAX 4096 /* newest ledger entries that are shown */
 
 struct migration_table;
+struct migration_mapping;
 
 struct migration_params {
 	struct uuid id;
@@ -117,6 +120,8 @@ struct migration {
 	struct event *audit_timer;   /* the ledger has entries without a record in the journal */
 	bool released;               /* the lanes are gone; the memory goes after the audit */
 
+	struct migration_mapping *mappings[MAPPINGS_MAX]; /* by id; NULL: none */
+
 	struct migration_keep keep; /* for the next daemon */
 
 	struct poison_request *poison_requests; /* that the lanes have not done yet */
@@ -134,6 +139,7 @@ struct migration {
 	struct ledger_entry *final_entries; /* the newest */
 	uint64_t n_final_entries;
 	uint64_t n_final_entries_all;
+	struct poison_list final_lost; /* all of it, for who maps the memory later */
 };
 
 int migration_new(struct migration_table *table, const struct migration_params *params,

@@ -62,6 +62,11 @@ static bool write_records(struct migration *m, uint64_t max)
 /* Lanes and records are done with it. What the next daemon shows of the ledger stays in the store. */
 static void memory_end(struct migration *m)
 {
+	if (poison_list_update(&m->final_lost, &m->memory->ledger) < 0)
+		log_migration(LOG_WARNING, m->id_text,
+		              "migration %s: no memory for the list of what it has lost: processes "
+		              "that map its memory from now on are refused",
+		              m->id_text);
 	state_memfd_drop_map(m->memory);
 	m->memory = state_memfd_free(m->memory);
 	migration_keep_end(m);

@@ -24,6 +24,14 @@ static void entry_close(struct migration_found *f)
 		close_fd(&f->uffds[i]);
 	for (size_t i = 0; i < ARRAY_SIZE(f->memory); i++)
 		close_fd(&f->memory[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(f->mappings); i++) {
+		struct migration_found_mapping *m = &f->mappings[i];
+
+		close_fd(&m->process);
+		close_fd(&m->connection);
+		for (size_t k = 0; k < ARRAY_SIZE(m->uffds); k++)
+			close_fd(&m->uffds[k]);
+	}
 }
 
 static void entry_free(struct migration_found **all, struct migration_found *f)
@@ -56,8 +64,30 @@ static struct migration_found *entry_of(struct migration_found **all, const stru
 	f->record = f->state = f->vmm = f->connection = -1;
 	memset(f->uffds, 0xff, sizeof(f->uffds));
 	memset(f->memory, 0xff, sizeof(f->memory));
+	memset(f->mappings, 0xff, sizeof(f->mappings));
 	HASH_ADD(hh, *all, id, sizeof(f->id), f);
 	return f;
+}
+
+/* "mapping3-uffd0" */
+static int *place_of_mapping(struct migration_found *f, const char *kind)
+{
+	char word[KEPT_MAPPING_KIND_MAX];
+
+	for (uint32_t id = 0; id < MAPPINGS_MAX; id++) {
+		struct migration_found_mapping *m = &f->mappings[id];
+		int i;
+
+		if (strcmp(kind, migration_mapping_kind(word, id, KEPT_PROCESS)) == 0)
+			return &m->process;
+		if (strcmp(kind, migration_mapping_kind(word, id, KEPT_MAPPING_CONNECTION)) == 0)
+			return &m->connection;
+		i = kept_name_index(kind, migration_mapping_kind(word, id, KEPT_UFFD),
+		                    ARRAY_SIZE(m->uffds));
+		if (i >= 0)
+			return &m->uffds[i];
+	}
+	return NULL;
 }
 
 /* Where a descriptor of this kind belongs; NULL: no such kind. */
@@ -80,7 +110,7 @@ static int *place_of(struct migration_found *f, const char *kind)
 	if (i >= 0)
 		return &f->uffds[i];
 	i = kept_name_index(kind, KEPT_MEMORY, ARRAY_SIZE(f->memory));
-	return i >= 0 ? &f->memory[i] : NULL;
+	return i >= 0 ? &f->memory[i] : place_of_mapping(f, kind);
 }
 
 static int on_found(const struct uuid *id, const char *kind, void *user, int **ret_place)

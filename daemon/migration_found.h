@@ -10,7 +10,15 @@
 
 #include "core/cleanup.h"
 #include "core/error.h"
+#include "daemon/mapping.h"
 #include "daemon/migration_keep.h"
+
+/* Another process that maps the memory. */
+struct migration_found_mapping {
+	int process; /* pidfd */
+	int connection;
+	int uffds[ATTACH_UFFDS_MAX];
+};
 
 /* Those that are not there, and those that somebody has taken, are -1. */
 struct migration_found {
@@ -23,6 +31,7 @@ struct migration_found {
 	char protocol[KEPT_PROTOCOL_MAX]; /* of the connection */
 	int uffds[ATTACH_UFFDS_MAX];
 	int memory[ATTACH_FDS_MAX];
+	struct migration_found_mapping mappings[MAPPINGS_MAX];
 };
 
 /*

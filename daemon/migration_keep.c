@@ -15,6 +15,7 @@
 
 #include "core/clock.h"
 #include "core/log.h"
+#include "daemon/migration_mapping.h"
 #include "daemon/migration_memory.h"
 #include "net/kept_name.h"
 #include "wire/state_message.h"
@@ -62,6 +63,22 @@ static void drop_connection(struct fd_store *store, const char *id_text, const c
 		kept_remove(store, id_text, connection_kind(protocol, kind, sizeof(kind)));
 }
 
+const char *migration_mapping_kind(char buf[KEPT_MAPPING_KIND_MAX], uint32_t id, const char *kind)
+{
+	snprintf(buf, KEPT_MAPPING_KIND_MAX, "%s%u-%s", KEPT_MAPPING, id, kind);
+	return buf;
+}
+
+static void drop_mapping(struct fd_store *store, const char *id_text, uint32_t id)
+{
+	char kind[KEPT_MAPPING_KIND_MAX];
+
+	kept_remove_indexed(store, id_text, migration_mapping_kind(kind, id, KEPT_UFFD),
+	                    ATTACH_UFFDS_MAX);
+	kept_remove(store, id_text, migration_mapping_kind(kind, id, KEPT_PROCESS));
+	kept_remove(store, id_text, migration_mapping_kind(kind, id, KEPT_MAPPING_CONNECTION));
+}
+
 /* What is not there is no matter. */
 static void drop_memory(struct fd_store *store, const char *id_text, const char *protocol)
 {
@@ -69,6 +86,8 @@ static void drop_memory(struct fd_store *store, const char *id_text, const char 
 	kept_remove_indexed(store, id_text, KEPT_MEMORY, ATTACH_FDS_MAX);
 	kept_remove(store, id_text, KEPT_VMM);
 	drop_connection(store, id_text, protocol);
+	for (uint32_t id = 0; id < MAPPINGS_MAX; id++)
+		drop_mapping(store, id_text, id);
 }
 
 void migration_kept_drop_attach(struct fd_store *store, const char *id_text, const char *protocol)
@@ -143,9 +162,16 @@ static void record_fill(const struct migration *m, struct state_message *r)
 	r->paused_us = m->paused_us;
 	r->paused_since_us = m->paused_since_us ? realtime_of(m->paused_since_us) : 0;
 	r->reconnects = m->reconnects;
+	for (size_t i = 0; i < MAPPINGS_MAX; i++) {
+		const struct migration_mapping *p = m->mappings[i];
+
+		if (p && p->attach.type == ATTACH_REQUEST_ATTACH_MAPPING)
+			r->mappings[r->n_mappings++] = (struct state_mapping){
+			        .id = p->id, .attach = p->attach, .pid = p->pid};
+	}
 }
 
-static int record_write(struct migration *m, struct error *err)
+int migration_keep_write(struct migration *m, struct error *err)
 {
 	_cleanup_free_ struct state_message *r = calloc(1, sizeof(*r));
 	_cleanup_free_ uint8_t *bytes = NULL;
@@ -177,7 +203,7 @@ int migration_keep_start(struct migration *m, struct error *err)
 	if (r == 0)
 		r = record_memfd_new(&m->id, &m->keep.record, err);
 	if (r == 0)
-		r = record_write(m, err);
+		r = migration_keep_write(m, err);
 	if (r == 0)
 		r = keep_fd(m, KEPT_RECORD, m->keep.record->fd, err);
 	if (r == 0)
@@ -246,7 +272,7 @@ int migration_keep_attach(struct migration *m, const struct migration_memory *me
 	if (r == 0)
 		r = attach_copy(m, memory->from, err);
 	if (r == 0)
-		r = record_write(m, err);
+		r = migration_keep_write(m, err);
 	if (r < 0) {
 		attach_request_free(&m->keep.attach);
 		migration_kept_drop_attach(store_of(m), m->id_text, m->keep.protocol);
@@ -255,11 +281,61 @@ int migration_keep_attach(struct migration *m, const struct migration_memory *me
 	return r;
 }
 
+static int keep_mapping(struct migration *m, const struct migration_mapping *p,
+                        const struct attach_memory *from, struct error *err)
+{
+	char kind[KEPT_MAPPING_KIND_MAX];
+	int r = keep_fds(m, migration_mapping_kind(kind, p->id, KEPT_UFFD), from->fds,
+	                 from->n_uffds, err);
+
+	if (r == 0)
+		r = keep_fd(m, migration_mapping_kind(kind, p->id, KEPT_PROCESS), p->pidfd, err);
+	if (r == 0)
+		r = keep_fd(m, migration_mapping_kind(kind, p->id, KEPT_MAPPING_CONNECTION),
+		            from->connection_fd, err);
+	return r < 0 ? r : fd_store_barrier(store_of(m), err);
+}
+
+int migration_keep_map(struct migration *m, struct migration_mapping *p,
+                       const struct attach_memory *from, struct error *err)
+{
+	int r;
+
+	if (!m->keep.record)
+		return 0;
+	/* Pidfd and connection come to the userfaultfds. */
+	r = migration_table_make_room(m->table, from->n_uffds + 2, err);
+	if (r < 0)
+		return r;
+	r = keep_mapping(m, p, from, err);
+	m->mappings[p->id] = p;
+	if (r == 0)
+		r = migration_keep_write(m, err);
+	m->mappings[p->id] = NULL; /* until all is done */
+	if (r < 0)
+		drop_mapping(store_of(m), m->id_text, p->id);
+	return r;
+}
+
+void migration_keep_unmap(struct migration *m, uint32_t id)
+{
+	migration_keep_change(m); /* it must not speak of what is not there */
+	drop_mapping(store_of(m), m->id_text, id);
+}
+
+void migration_keep_drop_mapping_connection(struct migration *m, uint32_t id)
+{
+	char kind[KEPT_MAPPING_KIND_MAX];
+
+	kept_remove(store_of(m), m->id_text,
+	            migration_mapping_kind(kind, id, KEPT_MAPPING_CONNECTION));
+}
+
 void migration_keep_change(struct migration *m)
 {
 	struct error error = {0};
 
-	if (m->keep.record && record_write(m, &error) < 0)
+	if (m->keep.record && migration_keep_write(m, &error) < 0)
 		log_migration(LOG_ERR, m->id_text,
 		              "migration %s: %s; after a restart it would go on as it was before "
 		              "this change",

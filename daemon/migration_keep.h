@@ -29,8 +29,19 @@
 #define KEPT_VMM "vmm"            /* pidfd */
 #define KEPT_CONNECTION "attach-" /* attach-postcopy */
 
+/* Of another process that maps the memory, by its id: mapping0-uffd0, mapping0-process ... */
+#define KEPT_MAPPING "mapping"
+#define KEPT_PROCESS "process" /* pidfd */
+#define KEPT_MAPPING_CONNECTION "connection"
+#define KEPT_MAPPING_KIND_MAX 32
+
+/* "mapping3-uffd" of 3 and "uffd"; returns buf. */
+const char *migration_mapping_kind(char buf[KEPT_MAPPING_KIND_MAX], uint32_t id, const char *kind);
+
 struct migration;
 struct migration_memory;
+struct migration_mapping;
+struct attach_memory;
 
 /* A part of struct migration. */
 struct migration_keep {
@@ -51,8 +62,17 @@ int migration_keep_start(struct migration *m, struct error *err);
 int migration_keep_attach(struct migration *m, const struct migration_memory *memory,
                           struct error *err);
 
-/* Something of the record has changed, or is about to: write it. */
+/* Something of the record has changed, or is about to: write it. -errno with a text. */
+int migration_keep_write(struct migration *m, struct error *err);
+/* The same; a failure is logged. */
 void migration_keep_change(struct migration *m);
+
+/* Another process's mapping, before it gets its answer; in m's record from then on, or on failure not. */
+int migration_keep_map(struct migration *m, struct migration_mapping *mapping,
+                       const struct attach_memory *from, struct error *err);
+/* It is not in m any more. */
+void migration_keep_unmap(struct migration *m, uint32_t id);
+void migration_keep_drop_mapping_connection(struct migration *m, uint32_t id);
 
 /* The VMM's connection has ended. */
 void migration_keep_drop_connection(struct migration *m);

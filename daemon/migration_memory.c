@@ -107,7 +107,7 @@ static int check_uffds_differ(const struct attach_memory *memory, struct error *
 	return 0;
 }
 
-static int check_kinds(const struct attach_memory *memory, struct error *err)
+int migration_memory_check_kinds(const struct attach_memory *memory, struct error *err)
 {
 	for (size_t i = 0; i < memory->n_fds; i++) {
 		bool uffd = i < memory->n_uffds;
@@ -237,7 +237,7 @@ int migration_memory_check(struct migration_memory *a, struct error *err)
 	int r = migration_memory_check_counts(a->from, err);
 
 	if (r == 0)
-		r = check_kinds(a->from, err);
+		r = migration_memory_check_kinds(a->from, err);
 	if (r == 0)
 		r = migration_memory_build_regions(a, err);
 	if (r == 0)

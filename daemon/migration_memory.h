@@ -27,6 +27,9 @@ size_t migration_memory_count_files(const struct attach_region *regions, size_t 
 /* Userfaultfds, regions, and descriptors as many as the regions speak of. */
 int migration_memory_check_counts(const struct attach_memory *memory, struct error *err);
 
+/* Userfaultfds that differ from each other, then memory files. */
+int migration_memory_check_kinds(const struct attach_memory *memory, struct error *err);
+
 /*
  * The same file twice becomes one, for the FD store takes none twice; regions (the
  * memory's, writable) are numbered accordingly. Nothing is trusted yet.

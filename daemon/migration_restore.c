@@ -16,6 +16,7 @@
 #include "core/log.h"
 #include "core/message_ids.h"
 #include "daemon/migration_found.h"
+#include "daemon/migration_mapping.h"
 #include "daemon/migration_memory.h"
 #include "daemon/migration_stranded.h"
 #include "wire/state_message.h"
@@ -259,6 +260,7 @@ static int attached_restore(struct migration *m, struct migration_found *f, stru
 	r->attach = (struct attach_request){.type = ATTACH_REQUEST_NONE};
 	m->keep.connection_fd = TAKE_FD(f->connection);
 	memcpy(m->keep.protocol, f->protocol, sizeof(m->keep.protocol));
+	migration_mappings_restore(m, f, r);
 	attached_enter(m, r);
 	return 0;
 }
@@ -342,6 +344,7 @@ static void ended_restore(struct migration *m, struct migration_found *f,
 	snprintf(m->state_text, sizeof(m->state_text), "%s", r->ended_text);
 	m->keep.connection_fd = TAKE_FD(f->connection); /* it may not have been told */
 	memcpy(m->keep.protocol, f->protocol, sizeof(m->keep.protocol));
+	migration_mappings_restore_ended(m, f);
 	if (m->memory)
 		migration_audit(m);
 	else

@@ -83,6 +83,8 @@ static void mark_placed(struct placer *p, const struct region *r, uint64_t unit,
 		stats_add(p->stats, pages_data, n * region_unit_pages(r));
 	else
 		stats_add(p->stats, pages_zero, n * region_unit_pages(r));
+	if (n > 0)
+		placement_wake_mappings(p, unit, n);
 	placement_count_final(p, r, n);
 }
 
@@ -118,7 +120,7 @@ static void settle(struct placer *p, const struct region *r, uint64_t unit, bool
 		page_map_unmapped(p->map, unit);
 		stats_add(p->stats, pages_removed, region_unit_pages(r));
 	}
-	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	placement_wake(p, r, unit, 1);
 	placement_count_final(p, r, 1);
 }
 

@@ -22,6 +22,7 @@
 
 #include "core/error.h"
 #include "daemon/ledger.h"
+#include "daemon/mapping.h"
 #include "daemon/page_map.h"
 #include "daemon/region.h"
 #include "daemon/resolve.h"
@@ -52,6 +53,7 @@ struct placer {
 	const struct region_table *regions;
 	struct page_map *map;
 	struct ledger *ledger;
+	struct mapping_set *mappings; /* of other processes; NULL: none ever */
 	pthread_mutex_t *remove_lock; /* NULL without remove events */
 	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
 	_Atomic uint64_t
@@ -92,6 +94,20 @@ int placement_map_written(struct placer *p, const struct region *r, uint64_t uni
  */
 void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
                       bool minor);
+
+/* The same for a fault in another process's mapping, at hva there. */
+void placement_answer_mapping(struct placer *p, struct mapping *m, hva_t hva,
+                              const struct region *r, enum page_state s, bool minor);
+
+/* Whoever waits for one of these units, in any process, faults again. One region's. */
+void placement_wake(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units);
+
+/*
+ * For a mapping that has just been added: set the markers of what is lost, and let every
+ * thread that waits there fault again. Again at the end, before it is unregistered: a
+ * marker that went meanwhile (MADV_DONTNEED) would not come back any more.
+ */
+void placement_catch_up(struct placer *p, struct mapping *m);
 
 /* The guest gave this unit back (EVENT_REMOVE, EVENT_UNMAP). With remove_lock held. */
 void placement_remove(struct placer *p, const struct region *r, uint64_t unit);

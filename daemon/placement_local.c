@@ -6,25 +6,23 @@
 #include "daemon/placement_parts.h"
 
 /* The page reads as zeros: it was given back. EEXIST: the guest has used it since. */
-static void answer_removed(struct placer *p, const struct region *r, hva_t hva)
+static void answer_removed(struct placer *p, int uffd, const struct region *r, hva_t hva)
 {
 	if (r->zeropage)
-		resolve_zeropage(p->uffd, hva, region_unit_bytes(r));
+		resolve_zeropage(uffd, hva, region_unit_bytes(r));
 	else
-		resolve_copy(p->uffd, hva, region_unit_bytes(r), p->zeros);
+		resolve_copy(uffd, hva, region_unit_bytes(r), p->zeros);
 }
 
-void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
-                      bool minor)
+void placement_answer_at(struct placer *p, int uffd, hva_t hva, bool poison_supported,
+                         const struct region *r, enum page_state s, bool minor)
 {
-	hva_t hva = region_unit_hva(r, unit);
-
 	switch (s) {
 	case PAGE_POISONED:
 		/* The marker goes with MADV_DONTNEED; the ledger does not forget. */
-		if (!p->poison_supported)
+		if (!poison_supported)
 			return; /* waits: better than a page that reads as zeros */
-		resolve_poison(p->uffd, hva, region_unit_bytes(r));
+		resolve_poison(uffd, hva, region_unit_bytes(r));
 		break;
 	case PAGE_REMOVED:
 	case PAGE_PRESENT:
@@ -38,14 +36,20 @@ void placement_answer(struct placer *p, const struct region *r, uint64_t unit, e
 		 * the file, whatever was unmapped.
 		 */
 		if (minor)
-			resolve_continue(p->uffd, hva, region_unit_bytes(r));
+			resolve_continue(uffd, hva, region_unit_bytes(r));
 		else
-			answer_removed(p, r, hva);
+			answer_removed(p, uffd, r, hva);
 		break;
 	default:
 		return; /* whoever has it wakes the threads */
 	}
-	resolve_wake(p->uffd, hva, region_unit_bytes(r));
+	resolve_wake(uffd, hva, region_unit_bytes(r));
+}
+
+void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
+                      bool minor)
+{
+	placement_answer_at(p, p->uffd, region_unit_hva(r, unit), p->poison_supported, r, s, minor);
 }
 
 void placement_remove(struct placer *p, const struct region *r, uint64_t unit)
@@ -63,5 +67,5 @@ void placement_remove(struct placer *p, const struct region *r, uint64_t unit)
 	 * Also of a MISSING one: it may have been REQUESTED until a placement that
 	 * must be tried again gave up its claim.
 	 */
-	resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	placement_wake(p, r, unit, 1);
 }

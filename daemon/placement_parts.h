@@ -17,6 +17,14 @@ void placement_warn_unmapped(struct placer *p, const struct region *r, uint64_t 
 int placement_fail(struct placer *p, const struct region *r, uint64_t unit, int error_number,
                    const char *what);
 
+/* Where the other processes have it: let them fault again; set the marker there as well. */
+void placement_wake_mappings(struct placer *p, uint64_t first, uint64_t n_units);
+void placement_poison_mappings(struct placer *p, const struct region *r, uint64_t unit);
+
+/* A local answer, at one place. */
+void placement_answer_at(struct placer *p, int uffd, hva_t hva, bool poison_supported,
+                         const struct region *r, enum page_state s, bool minor);
+
 /* What stopped an ioctl: 0 to try again, after a wait, or -errno, the end of it. */
 int placement_stopped_by(struct placer *p, const struct region *r, uint64_t unit,
                          struct resolve_result res, const char *what);

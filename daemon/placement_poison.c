@@ -77,11 +77,13 @@ int placement_poison_again(struct placer *p, const struct region *r, uint64_t un
 		stats_add(p->stats, poison_unplaced, region_unit_pages(r));
 	else
 		rc = poison_claimed(p, r, unit);
+	placement_poison_mappings(p, r, unit);
 	/*
 	 * Also when the marker could not be set now: the ledger has the page, so
 	 * it is poisoned for ever, and a fault on it tries again.
 	 */
 	page_map_poisoned(p->map, unit);
+	placement_wake_mappings(p, unit, 1);
 	stats_add(p->stats, pages_poisoned, region_unit_pages(r));
 	p->callbacks->report(PLACEMENT_POISONED, unit, NULL, p->user);
 	placement_count_final(p, r, 1);

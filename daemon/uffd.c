@@ -23,6 +23,8 @@
 /* A child of the VMM, or memory that moves, has no place in a guest's memory map. */
 #define FEATURES_REFUSED (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_SIGBUS)
 
+#define EVENTS (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP)
+
 /*
  * "API:\taa:FEATURES:IOCTLS" of /proc/self/fdinfo: the features that the owner
  * turned on. There is no ioctl that tells.
@@ -65,17 +67,18 @@ static int api_handshake(int fd, uint64_t features, uint64_t *ret_available)
  * 6.18), so one with fewer features follows on the same fd: we could not make
  * another, it must come from the VMM.
  */
-static int handshake(int fd, struct uffd_info *info, struct error *err)
+static int handshake(int fd, bool events, struct uffd_info *info, struct error *err)
 {
 	static const uint64_t wanted[] = {
 	        UFFD_FEATURE_POISON | UFFD_FEATURE_EVENT_REMOVE,
 	        UFFD_FEATURE_EVENT_REMOVE,
+	        UFFD_FEATURE_POISON,
 	        0,
 	};
 	uint64_t available = 0;
 	int rc = -EINVAL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(wanted) && rc == -EINVAL; i++) {
+	for (size_t i = events ? 0 : 2; i < ARRAY_SIZE(wanted) && rc == -EINVAL; i++) {
 		rc = api_handshake(fd, wanted[i], &available);
 		if (rc == 0)
 			info->features = wanted[i];
@@ -99,7 +102,7 @@ static bool poison_ioctl_known(int fd)
 	return ioctl(fd, UFFDIO_POISON, NULL) < 0 && errno != EINVAL && errno != ENOTTY;
 }
 
-int uffd_adopt(int fd, struct uffd_info *ret, struct error *err)
+static int adopt(int fd, bool events, struct uffd_info *ret, struct error *err)
 {
 	struct uffd_info info = {0};
 	int flags, rc;
@@ -117,7 +120,12 @@ int uffd_adopt(int fd, struct uffd_info *ret, struct error *err)
 		                 "served with (0x%" PRIx64 "): fork, remap or SIGBUS; open it "
 		                 "without them",
 		                 info.features & FEATURES_REFUSED);
-	rc = info.handshake_was_done ? 0 : handshake(fd, &info, err);
+	if (!events && (info.features & EVENTS))
+		return error_set(err, -EINVAL,
+		                 "the userfaultfd of a further mapping has events on (0x%" PRIx64
+		                 "), which nobody would read: open it without them",
+		                 info.features & EVENTS);
+	rc = info.handshake_was_done ? 0 : handshake(fd, events, &info, err);
 	if (rc < 0)
 		return rc;
 	if (info.handshake_was_done)
@@ -129,6 +137,16 @@ int uffd_adopt(int fd, struct uffd_info *ret, struct error *err)
 		return error_set_errno(err, -errno, "make the userfaultfd non-blocking");
 	*ret = info;
 	return 0;
+}
+
+int uffd_adopt(int fd, struct uffd_info *ret, struct error *err)
+{
+	return adopt(fd, true, ret, err);
+}
+
+int uffd_adopt_mapping(int fd, struct uffd_info *ret, struct error *err)
+{
+	return adopt(fd, false, ret, err);
 }
 
 static const char *register_advice(int err)

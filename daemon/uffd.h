@@ -31,6 +31,12 @@ struct uffd_info {
 int uffd_adopt(int fd, struct uffd_info *ret, struct error *err);
 
 /*
+ * The same for a further mapping, of which no events are wanted: what its process does to
+ * its mapping is its own business, the memory is the VMM's. -EINVAL if any are on.
+ */
+int uffd_adopt_mapping(int fd, struct uffd_info *ret, struct error *err);
+
+/*
  * UFFDIO_REGISTER; also of a range that the VMM registered on this uffd
  * already. minor registers MISSING beside MINOR: MINOR alone would let holes
  * read as zeros. *ret_ioctls: bits of what works there (_UFFDIO_COPY, ...).

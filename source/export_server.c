@@ -130,7 +130,7 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 
 	if (q->type == ATTACH_REQUEST_EXPORT)
 		return do_export(x, q, fds, n_fds, err);
-	if (q->type == ATTACH_REQUEST_ATTACH)
+	if (q->type == ATTACH_REQUEST_ATTACH || q->type == ATTACH_REQUEST_ATTACH_MAPPING)
 		return error_set(err, -EOPNOTSUPP,
 		                 "this is postcopy-sourced: Attach belongs to postcopyd's socket");
 	if (q->type == ATTACH_REQUEST_LIST_POISON)

@@ -199,8 +199,9 @@ struct postcopy_region {
 	enum postcopy_mode mode; /* attach; an export ignores it */
 	uint32_t uffd;           /* attach: index into the parameters' uffds */
 	/*
-	 * The memory file, or -1 (NOT 0) for none. Attach: needed in mode MINOR,
-	 * else ignored. Export: -1 means "read it from this process": the library
+	 * The memory file, or -1 (NOT 0) for none. Attach: needed in mode MINOR; in
+	 * mode MISSING by those who map it beside the VMM (POSTCOPY_ATTACH_MAPPING);
+	 * ignored for anonymous memory. Export: -1 means "read it from this process": the library
 	 * opens /proc/self/mem read-only and hands that over, so the agent needs
 	 * no ptrace right; the process must then live until the export is final.
 	 */
@@ -236,6 +237,12 @@ POSTCOPY_PUBLIC int postcopy_uffd_open(unsigned int flags);
  */
 POSTCOPY_PUBLIC int postcopy_poison_supported(void);
 
+/*
+ * This process is not the VMM: it maps memory that the VMM of the migration has attached
+ * (a vhost-user back end). See postcopy_attach().
+ */
+#define POSTCOPY_ATTACH_MAPPING (UINT32_C(1) << 0)
+
 struct postcopy_attach_params {
 	const char *socket_path;  /* NULL: POSTCOPY_ATTACH_SOCKET; "@name": abstract */
 	uint8_t migration_id[16]; /* as in `postcopyctl start`; see postcopy_uuid_parse() */
@@ -246,7 +253,7 @@ struct postcopy_attach_params {
 	const struct postcopy_region *regions;
 	size_t n_regions;     /* 1..POSTCOPY_REGIONS_MAX */
 	int timeout_ms;       /* for the daemon's answer; 0: 10000, negative: for ever */
-	uint32_t flags;       /* 0 */
+	uint32_t flags;       /* POSTCOPY_ATTACH_ */
 	uint64_t reserved[4]; /* 0 */
 };
 
@@ -266,9 +273,24 @@ struct postcopy_attach_params {
  * into a huge page makes the kernel forget them. postcopy_collapse() gives huge
  * pages back where nothing is poisoned.
  *
+ * With POSTCOPY_ATTACH_MAPPING the memory is what the VMM of this migration has
+ * attached, mapped by a second process: some or all of its regions, with the same
+ * names, guest-physical addresses, lengths, page sizes and modes, and the same
+ * memory_fd and memory_offset, which the VMM must have given when it attached, in
+ * mode MISSING, too. Call it before this process touches the mapping: a hole that
+ * is touched before would become zeros for the guest, too. Poison is a mark in one
+ * process's page tables: a page that is lost raises SIGBUS here as well, from the
+ * attach on. Each uffd must be raw, or have no events switched on, and stand for
+ * regions that the VMM attached with one uffd, too. Up to 8 processes of a guest
+ * may do so. When everything has arrived already (also after the end, as long as
+ * the daemon shows the migration), what is lost is marked, and the state is final
+ * at once. Discarding a page here (MADV_DONTNEED) drops its mark; until the state
+ * is final it is set again.
+ *
  *   -EINVAL  a parameter breaks its contract above; the text names it. Also
  *            when the daemon finds fault with the regions, for instance when
  *            they differ from the source's
+ *   -EAGAIN  MAPPING: the VMM has not attached yet; try again after it
  *   -EBADF   a uffd or memory_fd is not an open descriptor
  *   -ENOENT, -ECONNREFUSED, -EACCES  no daemon at socket_path, or not for this
  *            user
@@ -276,7 +298,8 @@ struct postcopy_attach_params {
  *   -EKEYREJECTED  the token is wrong
  *   -EBUSY   the migration has been attached already
  *   -ESHUTDOWN  the daemon is being stopped, and waits for other guests only
- *   -ENOSPC  what the daemon keeps for its restart has no room for this guest
+ *   -ENOSPC  what the daemon keeps for its restart has no room for this guest;
+ *            MAPPING: too many processes
  *   -ENOTSUP the kernel has no UFFDIO_POISON and the migration's policy needs it
  *   -EPROTO  what came back is not the attach protocol
  *   -ECONNRESET  the daemon closed the connection without an answer, or died

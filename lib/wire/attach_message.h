@@ -83,14 +83,15 @@ enum attach_request_type {
 	ATTACH_REQUEST_REPORT_POISON,
 	ATTACH_REQUEST_WITHDRAW,
 	ATTACH_REQUEST_LIST_POISON,
+	ATTACH_REQUEST_ATTACH_MAPPING, /* in attach, as ATTACH_REQUEST_ATTACH */
 };
 
 struct attach_request {
 	enum attach_request_type type;
-	uint32_t id;                    /* the sender's number, comes back in the answer; 0: none */
-	uint32_t version;               /* attach, export */
-	struct uuid migration_id;       /* attach, export */
-	uint8_t token[TOKEN_BYTES_MAX]; /* attach, export */
+	uint32_t id;      /* the sender's number, comes back in the answer; 0: none */
+	uint32_t version; /* both kinds of attach, export; so the next two */
+	struct uuid migration_id;
+	uint8_t token[TOKEN_BYTES_MAX];
 	size_t token_len;
 	union {
 		struct {

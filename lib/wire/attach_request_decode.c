@@ -201,6 +201,8 @@ static int decode_body(const PbRequest *in, struct attach_request *ret, struct e
 	switch (ret->type) {
 	case ATTACH_REQUEST_ATTACH:
 		return decode_attach(in->attach, ret, err);
+	case ATTACH_REQUEST_ATTACH_MAPPING:
+		return decode_attach(in->attach_mapping, ret, err);
 	case ATTACH_REQUEST_EXPORT:
 		return decode_export(in->export, ret, err);
 	case ATTACH_REQUEST_FREEZE:
@@ -243,7 +245,7 @@ int attach_request_decode(const uint8_t *buf, size_t len, struct attach_request 
 
 void attach_request_free(struct attach_request *r)
 {
-	if (r->type == ATTACH_REQUEST_ATTACH)
+	if (r->type == ATTACH_REQUEST_ATTACH || r->type == ATTACH_REQUEST_ATTACH_MAPPING)
 		free(r->attach.regions);
 	else if (r->type == ATTACH_REQUEST_EXPORT)
 		free(r->export.regions);

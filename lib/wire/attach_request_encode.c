@@ -20,6 +20,7 @@ static_assert((int)ATTACH_REQUEST_FREEZE == PB_CASE(FREEZE), "types");
 static_assert((int)ATTACH_REQUEST_REPORT_POISON == PB_CASE(REPORT_POISON), "types");
 static_assert((int)ATTACH_REQUEST_WITHDRAW == PB_CASE(WITHDRAW), "types");
 static_assert((int)ATTACH_REQUEST_LIST_POISON == PB_CASE(LIST_POISON), "types");
+static_assert((int)ATTACH_REQUEST_ATTACH_MAPPING == PB_CASE(ATTACH_MAPPING), "types");
 
 /* Room for n records of one array: each a message and a pointer, with their heads. */
 #define ARENA_BYTES(n, message) ((n) * (sizeof(message) + sizeof(void *) + 32) + 256)
@@ -76,7 +77,10 @@ static int encode_attach(const struct attach_request *r, Postcopy__Attach__V1__A
 	attach.uffds = r->attach.n_uffds;
 	attach.regions = ptrs;
 	attach.n_regions = r->attach.n_regions;
-	out->attach = &attach;
+	if (r->type == ATTACH_REQUEST_ATTACH)
+		out->attach = &attach;
+	else
+		out->attach_mapping = &attach;
 	return body_pack(&out->base, ret, ret_len);
 }
 
@@ -146,6 +150,7 @@ int attach_request_encode(const struct attach_request *r, uint8_t **ret, size_t 
 	out.id = r->id;
 	switch (r->type) {
 	case ATTACH_REQUEST_ATTACH:
+	case ATTACH_REQUEST_ATTACH_MAPPING:
 		if (r->attach.n_regions > REGIONS_MAX || r->attach.n_uffds > ATTACH_UFFDS_MAX)
 			return -EINVAL;
 		return encode_attach(r, &out, ret, ret_len);

@@ -11,6 +11,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdlib.h>
 
 #include "core/cleanup.h"
 #include "state.pb-c.h"
@@ -31,9 +32,12 @@ static const char *contradiction(const struct state_message *m)
 
 	if (attached && !uuid_equal(&m->attach.migration_id, &m->start.migration_id))
 		return "start and attach are of different migrations";
-	if (!attached &&
-	    (m->vmm_pid || m->served || m->abandoned || m->completing || m->unregistered))
+	if (!attached && (m->vmm_pid || m->served || m->abandoned || m->completing ||
+	                  m->unregistered || m->n_mappings))
 		return "it tells of a VMM's memory, but has no attach";
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (!uuid_equal(&m->mappings[i].attach.migration_id, &m->start.migration_id))
+			return "start and a mapping are of different migrations";
 	return NULL;
 }
 
@@ -52,18 +56,15 @@ static int start_get(const ProtobufCBinaryData *in, struct control_request *ret,
 	return r;
 }
 
-static int attach_get(const ProtobufCBinaryData *in, struct attach_request *ret, struct error *err)
+static int attach_get(const ProtobufCBinaryData *in, enum attach_request_type type,
+                      struct attach_request *ret, struct error *err)
 {
-	int r;
+	int r = attach_request_decode(in->data, in->len, ret, err);
 
-	if (in->len == 0)
-		return 0; /* no VMM yet */
-	r = attach_request_decode(in->data, in->len, ret, err);
-	if (r == 0 && ret->type != ATTACH_REQUEST_ATTACH)
-		r = error_set(err, -EBADMSG, "is a request of type %d, expected an Attach",
-		              (int)ret->type);
-	if (r < 0)
-		error_prefix(err, "MigrationRecord.attach");
+	if (r == 0 && ret->type != type)
+		r = error_set(err, -EBADMSG, "is a request of type %d, expected an %s",
+		              (int)ret->type,
+		              type == ATTACH_REQUEST_ATTACH ? "Attach" : "attach_mapping");
 	return r;
 }
 
@@ -75,6 +76,40 @@ static int vmm_pid_get(int32_t in, pid_t *ret, struct error *err)
 		                 in);
 	*ret = in;
 	return 0;
+}
+
+static int mapping_get(const Postcopy__State__V1__MappingRecord *in, struct state_message *m,
+                       struct error *err)
+{
+	struct state_mapping *to = &m->mappings[m->n_mappings];
+	int r;
+
+	if (in->id >= STATE_MAPPINGS_MAX)
+		return error_set(err, -EBADMSG, "id is %" PRIu32 ", expected less than %d", in->id,
+		                 STATE_MAPPINGS_MAX);
+	for (size_t i = 0; i < m->n_mappings; i++)
+		if (m->mappings[i].id == in->id)
+			return error_set(err, -EBADMSG, "two have the id %" PRIu32, in->id);
+	to->id = in->id;
+	m->n_mappings++; /* state_message_free() has it from here on */
+	r = attach_get(&in->attach, ATTACH_REQUEST_ATTACH_MAPPING, &to->attach, err);
+	return r < 0 ? r : vmm_pid_get(in->pid, &to->pid, err);
+}
+
+static int mappings_get(const PbRecord *in, struct state_message *ret, struct error *err)
+{
+	int r = 0;
+
+	if (in->n_mappings > STATE_MAPPINGS_MAX)
+		return error_set(err, -EBADMSG,
+		                 "MigrationRecord.mappings has %zu entries, at most %d",
+		                 in->n_mappings, STATE_MAPPINGS_MAX);
+	for (size_t i = 0; i < in->n_mappings && r == 0; i++) {
+		r = mapping_get(in->mappings[i], ret, err);
+		if (r < 0)
+			error_prefix(err, "MigrationRecord.mappings[%zu]", i);
+	}
+	return r;
 }
 
 static int ended_get(int in, enum state_ended *ret, struct error *err)
@@ -111,8 +146,13 @@ static int record_get(const PbRecord *in, struct state_message *ret, struct erro
 	numbers_get(in, ret);
 	if (r == 0)
 		r = start_get(&in->start, &ret->start, err);
+	if (r == 0 && in->attach.len > 0) { /* else no VMM yet */
+		r = attach_get(&in->attach, ATTACH_REQUEST_ATTACH, &ret->attach, err);
+		if (r < 0)
+			error_prefix(err, "MigrationRecord.attach");
+	}
 	if (r == 0)
-		r = attach_get(&in->attach, &ret->attach, err);
+		r = mappings_get(in, ret, err);
 	if (r == 0)
 		r = vmm_pid_get(in->vmm_pid, &ret->vmm_pid, err);
 	if (r == 0)
@@ -150,6 +190,8 @@ void state_message_free(struct state_message *m)
 {
 	control_request_free(&m->start);
 	attach_request_free(&m->attach);
+	for (size_t i = 0; i < m->n_mappings; i++)
+		attach_request_free(&m->mappings[i].attach);
 	*m = (struct state_message){.ended = STATE_ENDED_NOT};
 }
 
@@ -173,13 +215,35 @@ static bool encodable(const struct state_message *m)
 {
 	return m->start.type == CONTROL_REQUEST_START && m->start.has_migration_id &&
 	       (m->attach.type == ATTACH_REQUEST_NONE || m->attach.type == ATTACH_REQUEST_ATTACH) &&
-	       m->vmm_pid >= 0 && (unsigned int)m->ended <= STATE_ENDED_CANCELLED &&
-	       m->program_version[0] && !contradiction(m);
+	       m->vmm_pid >= 0 && m->n_mappings <= STATE_MAPPINGS_MAX &&
+	       (unsigned int)m->ended <= STATE_ENDED_CANCELLED && m->program_version[0] &&
+	       !contradiction(m);
+}
+
+/* The bytes of those in out are the caller's to free, also on failure. */
+static int mappings_put(const struct state_message *m, Postcopy__State__V1__MappingRecord *records,
+                        Postcopy__State__V1__MappingRecord **pointers, PbRecord *out)
+{
+	int r = 0;
+
+	out->mappings = pointers;
+	for (size_t i = 0; i < m->n_mappings && r == 0; i++) {
+		postcopy__state__v1__mapping_record__init(&records[i]);
+		pointers[i] = &records[i];
+		records[i].id = m->mappings[i].id;
+		records[i].pid = m->mappings[i].pid;
+		out->n_mappings++;
+		r = attach_request_encode(&m->mappings[i].attach, &records[i].attach.data,
+		                          &records[i].attach.len);
+	}
+	return r;
 }
 
 int state_message_encode(const struct state_message *m, uint8_t **ret, size_t *ret_len)
 {
 	PbRecord out = POSTCOPY__STATE__V1__MIGRATION_RECORD__INIT;
+	Postcopy__State__V1__MappingRecord records[STATE_MAPPINGS_MAX];
+	Postcopy__State__V1__MappingRecord *pointers[STATE_MAPPINGS_MAX];
 	_cleanup_free_ uint8_t *start = NULL, *attach = NULL;
 	char ended_text[WIRE_ERROR_TEXT_MAX];
 	int r;
@@ -194,10 +258,15 @@ int state_message_encode(const struct state_message *m, uint8_t **ret, size_t *r
 		r = attach_request_encode(&m->attach, &attach, &out.attach.len);
 	if (r < 0)
 		return r;
+	r = mappings_put(m, records, pointers, &out);
 	out.start.data = start;
 	out.attach.data = attach;
 	text_clean(m->ended_text, sizeof(m->ended_text), ended_text);
 	out.ended_text = ended_text;
 	numbers_put(m, &out);
-	return body_pack(&out.base, ret, ret_len);
+	if (r == 0)
+		r = body_pack(&out.base, ret, ret_len);
+	for (size_t i = 0; i < out.n_mappings; i++)
+		free(records[i].attach.data);
+	return r;
 }

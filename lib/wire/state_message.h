@@ -18,11 +18,19 @@
 #include "wire/attach_message.h"
 #include "wire/control_message.h"
 
+#define STATE_MAPPINGS_MAX 8
+
 enum state_ended {
 	STATE_ENDED_NOT = 0,
 	STATE_ENDED_COMPLETED = 1,
 	STATE_ENDED_FAILED = 2,
 	STATE_ENDED_CANCELLED = 3,
+};
+
+struct state_mapping {
+	uint32_t id;                  /* below STATE_MAPPINGS_MAX, each once */
+	struct attach_request attach; /* ATTACH_REQUEST_ATTACH_MAPPING */
+	pid_t pid;
 };
 
 struct state_message {
@@ -42,6 +50,8 @@ struct state_message {
 	uint64_t reconnects;
 	uint64_t ended_us;
 	uint64_t ended_remaining;
+	struct state_mapping mappings[STATE_MAPPINGS_MAX];
+	size_t n_mappings;
 };
 
 /*

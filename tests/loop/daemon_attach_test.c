@@ -404,7 +404,7 @@ static void next_server_adopt(struct fixture *f, void *arg)
 	struct migration *m = migration_table_find(daemon_migrations(f->daemon), &id);
 
 	assert_non_null(m);
-	n->result = attach_server_adopt(n->server, n->protocol, n->fd, m);
+	n->result = attach_server_adopt(n->server, n->protocol, n->fd, m, ATTACH_CLIENT_VMM);
 }
 
 static void next_server_stop(struct fixture *f, void *arg)

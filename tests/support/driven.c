@@ -93,6 +93,7 @@ int driven_attach(const struct driven *d, const struct postcopy_region *regions,
 	        .regions = regions,
 	        .n_regions = n_regions,
 	        .timeout_ms = d->attach_timeout_ms,
+	        .flags = d->attach_flags,
 	};
 	char text[384] = "";
 

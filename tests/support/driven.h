@@ -24,6 +24,7 @@ struct driven {
 	const char *socket_path;
 	const char *peer_identity; /* source */
 	int attach_timeout_ms;     /* destination; 0: libpostcopy's own */
+	uint32_t attach_flags;     /* destination: POSTCOPY_ATTACH_ */
 };
 
 /* One line "name value" on stdout, at once. Any thread. */

@@ -41,6 +41,9 @@ static const char usage_text[] =
         "  --storm N           one page of N is given back while everything goes on\n"
         "  --balloon           with that, if it is an old version: tell of removals\n"
         "  --waits MS          tell of each touch that takes so long, and its end's time\n"
+        "  --mapping-of PID    be no VMM, but a second process that maps the memory of this one\n"
+        "  --other-file         with that: map a file of its own by mistake\n"
+        "  --stay               wait for \"go\" when the migration has completed\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
 
 enum guest_option {
@@ -70,6 +73,9 @@ enum guest_option {
 	OPT_STORM,
 	OPT_PACKED,
 	OPT_COLLAPSE,
+	OPT_MAPPING_OF,
+	OPT_OTHER_FILE,
+	OPT_STAY,
 };
 
 static const struct option options[] = {
@@ -99,6 +105,9 @@ static const struct option options[] = {
         {"balloon", no_argument, NULL, OPT_BALLOON},
         {"packed", no_argument, NULL, OPT_PACKED},
         {"collapse", no_argument, NULL, OPT_COLLAPSE},
+        {"mapping-of", required_argument, NULL, OPT_MAPPING_OF},
+        {"other-file", no_argument, NULL, OPT_OTHER_FILE},
+        {"stay", no_argument, NULL, OPT_STAY},
         {NULL, 0, NULL, 0},
 };
 
@@ -158,6 +167,14 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->packed = true, 0;
 	case OPT_COLLAPSE:
 		return g->collapse = true, 0;
+	case OPT_OTHER_FILE:
+		return g->other_file = true, 0;
+	case OPT_STAY:
+		return g->stay = true, 0;
+	case OPT_MAPPING_OF:
+		g->mapping_of = (pid_t)strtol(value, NULL, 10);
+		g->driven.attach_flags |= POSTCOPY_ATTACH_MAPPING;
+		return g->mapping_of > 0 ? 0 : -1;
 	default:
 		return -1;
 	}

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "postcopy.h"
 #include "support/driven.h"
@@ -71,6 +72,9 @@ struct guest {
 	bool packed;          /* guest-physical addresses without holes, as in a snapshot's file */
 	unsigned storm;       /* destination: one page of so many is given back while it runs */
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
+	pid_t mapping_of;     /* destination: map the memory of this process, a VMM; 0: be one */
+	bool other_file;      /* with that: of another file of the same kind */
+	bool stay;            /* destination: awaits "go" when it has completed */
 	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
 	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */

@@ -154,6 +154,8 @@ int guest_destination_run(struct guest *g)
 	/* Threads may still hang in faults that nobody will answer: leave at once. */
 	if (status != 0)
 		_exit(status);
+	if (g->stay && getchar() == EOF) /* the driver's word, or its end */
+		driven_event("alone", "%d", 0);
 	/* Nothing stands between the memory and the guest any more. */
 	for (unsigned i = 0; i < g->n_uffds; i++)
 		close(uffds[i]);

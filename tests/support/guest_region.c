@@ -102,6 +102,33 @@ static int map_at_huge_page(struct guest_region *r, int flags)
 	return r->address == MAP_FAILED ? -errno : 0;
 }
 
+/* The VMM's file of this region, which it would hand to a vhost-user back end. */
+static int open_of(pid_t pid, const char *name)
+{
+	char path[64], target[128], wanted[POSTCOPY_NAME_MAX + 32];
+
+	snprintf(wanted, sizeof(wanted), "/memfd:%s (deleted)", name);
+	for (int fd = 3; fd < 1024; fd++) {
+		ssize_t n;
+
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+		n = readlink(path, target, sizeof(target) - 1);
+		if (n < 0)
+			continue;
+		target[n] = '\0';
+		if (!strcmp(target, wanted))
+			return open(path, O_RDWR | O_CLOEXEC);
+	}
+	errno = ENOENT;
+	return -1;
+}
+
+static int map_file_of(struct guest_region *r, pid_t pid)
+{
+	r->fd = open_of(pid, r->name);
+	return r->fd < 0 ? -errno : map_at_huge_page(r, MAP_SHARED);
+}
+
 static int map_file(struct guest_region *r)
 {
 	unsigned flags = MFD_CLOEXEC | (is_hugetlb(r) ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
@@ -122,11 +149,18 @@ static int map_anonymous(struct guest_region *r, bool may_be_huge)
 	return madvise(r->address, r->length, MADV_NOHUGEPAGE) < 0 && errno != EINVAL ? -errno : 0;
 }
 
+static int map_region(const struct guest *g, struct guest_region *r)
+{
+	if (r->kind == GUEST_ANONYMOUS)
+		return map_anonymous(r, g->collapse);
+	return g->mapping_of && !g->other_file ? map_file_of(r, g->mapping_of) : map_file(r);
+}
+
 int guest_regions_map(struct guest *g)
 {
 	for (size_t i = 0; i < g->n_regions; i++) {
 		struct guest_region *r = &g->regions[i];
-		int ret = r->kind == GUEST_ANONYMOUS ? map_anonymous(r, g->collapse) : map_file(r);
+		int ret = map_region(g, r);
 
 		if (ret < 0) {
 			fprintf(stderr, "testguest: cannot map %s (%s): %s\n", r->name,

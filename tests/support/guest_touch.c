@@ -163,7 +163,7 @@ static void touch_page(struct guest_touch *t, const struct toucher *self, uint64
 
 	page_note(t, page,
 	          pattern_is_written(&pp) && page % t->guest->threads == self->index &&
-	                  !guest_storm_page(t->guest, page));
+	                  !guest_storm_page(t->guest, page) && !t->guest->mapping_of);
 }
 
 static uint64_t now_ns(void)
@@ -370,7 +370,8 @@ static void check_page(struct guest_touch *t, uint64_t page, struct findings *f)
 	                                         : known;
 	enum found now = is_given_back(g, page) ? zeros_look(g, page)
 	                                        : page_look(&pp, guest_page_address(g, page), false,
-	                                                    PATTERN_WORD0_WRITTEN);
+	                                                    g->mapping_of ? PATTERN_WORD0_EITHER
+	                                                                  : PATTERN_WORD0_WRITTEN);
 	const char *wrong = judge(g, (enum found)atomic_load(&t->found[page]), now, expect);
 
 	f->healthy += now == FOUND_HEALTHY;
