@@ -134,6 +134,8 @@ static void attach_seeds(void)
 	                            .token_len = 16,
 	                            .attach = {1, attached, 1}};
 	attach_request_seed("attach", &r);
+	r.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	attach_request_seed("attach_mapping", &r);
 	r = (struct attach_request){.type = ATTACH_REQUEST_EXPORT,
 	                            .version = 1,
 	                            .token_len = 64,
@@ -267,6 +269,10 @@ static void state_seeds(void)
 	m.paused_since_us = 1700000000000005;
 	m.reconnects = 2;
 	state_seed("paused", &m);
+	m.mappings[0] = (struct state_mapping){.id = 3, .attach = m.attach, .pid = 4712};
+	m.mappings[0].attach.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	m.n_mappings = 1;
+	state_seed("mapped", &m);
 	m.abandoned = m.completing = m.unregistered = true;
 	m.ended = STATE_ENDED_COMPLETED;
 	strcpy(m.ended_text, "all memory is here");

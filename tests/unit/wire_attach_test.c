@@ -113,6 +113,25 @@ static void attach(void **state)
 	attach_request_free(&got); /* also of a zeroed one */
 }
 
+/* The same for another process, and never taken for the VMM's own. */
+static void attach_mapping(void **state)
+{
+	struct attach_region regions[] = {good_region()};
+	struct attach_request r = good_attach(regions, 1), got;
+
+	(void)state;
+	r.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	got = turn(&r);
+	assert_int_equal(got.type, ATTACH_REQUEST_ATTACH_MAPPING);
+	assert_int_equal(got.version, 1);
+	assert_memory_equal(got.token, r.token, 16);
+	assert_int_equal(got.attach.n_regions, 1);
+	assert_string_equal(got.attach.regions[0].name, regions[0].name);
+	attach_request_free(&got);
+	r.attach.n_uffds = 0;
+	refuse(&r, "Attach.uffds is 0, expected 1 to 16");
+}
+
 static void bad_attach(void **state)
 {
 	struct attach_region regions[] = {good_region(), good_region()}, *bad = &regions[1];
@@ -212,7 +231,7 @@ static void garbage(void **state)
 	(void)state;
 	refuse_bytes("\xff\xff\xff\xff", 4, "AttachRequest of 4 bytes is not a valid message");
 	refuse_bytes("", 0, "AttachRequest of unknown type 0");
-	refuse_bytes("\x3a\x00", 2, "AttachRequest of unknown type 7");
+	refuse_bytes("\x72\x00", 2, "AttachRequest of unknown type 14");
 	refuse_bytes(big, sizeof(big), "AttachRequest of 1048577 bytes, the limit is 1048576");
 	refuse_bytes(id, sizeof(id), "Attach.migration_id has 15 bytes, expected 16");
 	/* ReportPoison with half a million empty ranges */
@@ -417,6 +436,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(attach),
+	        cmocka_unit_test(attach_mapping),
 	        cmocka_unit_test(bad_attach),
 	        cmocka_unit_test(export),
 	        cmocka_unit_test(freeze_withdraw_poison),

@@ -201,6 +201,71 @@ static void every_end(void **state)
 }
 
 /* 512 regions with long names: the largest there is. */
+static struct state_message mapped(void)
+{
+	struct state_message m = attached();
+
+	m.mappings[0] = (struct state_mapping){.id = 6, .attach = m.attach, .pid = 815};
+	m.mappings[1] = (struct state_mapping){.id = 2, .attach = m.attach};
+	m.mappings[0].attach.type = m.mappings[1].attach.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	m.n_mappings = 2;
+	return m;
+}
+
+static void with_further_mappings(void **state)
+{
+	struct state_message m = mapped(), got = turn(&m);
+
+	(void)state;
+	assert_int_equal(got.n_mappings, 2);
+	assert_int_equal(got.mappings[0].id, 6);
+	assert_int_equal(got.mappings[0].pid, 815);
+	assert_int_equal(got.mappings[0].attach.type, ATTACH_REQUEST_ATTACH_MAPPING);
+	assert_string_equal(got.mappings[0].attach.attach.regions[0].name, "pc.ram");
+	assert_int_equal(got.mappings[1].id, 2);
+	assert_int_equal(got.mappings[1].pid, 0);
+	state_message_free(&got);
+	state_message_free(&got);
+}
+
+static void refuse_mapped(struct state_message *m, const char *text)
+{
+	uint8_t *buf;
+	size_t len;
+
+	assert_int_equal(state_message_encode(m, &buf, &len), 0);
+	refuse_bytes(buf, len, text);
+	free(buf);
+}
+
+static void bad_mappings(void **state)
+{
+	struct state_message m = mapped();
+
+	(void)state;
+	m.mappings[1].id = 6;
+	refuse_mapped(&m, "MigrationRecord.mappings[1]: two have the id 6");
+	m.mappings[1].id = STATE_MAPPINGS_MAX;
+	refuse_mapped(&m, "MigrationRecord.mappings[1]: id is 8, expected less than 8");
+	m.mappings[1].id = 2;
+	m.mappings[1].attach.type = ATTACH_REQUEST_ATTACH;
+	refuse_mapped(&m, "MigrationRecord.mappings[1]: is a request of type 1, expected an "
+	                  "attach_mapping");
+	m.mappings[1].attach.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	m.mappings[1].pid = -1;
+	refuse_mapped(&m, "MigrationRecord.mappings[1]");
+	m.mappings[1].pid = 0;
+	m.mappings[1].attach.migration_id.bytes[0] ^= 1;
+	refuse_to_encode(&m);
+	m = mapped();
+	m.attach = (struct attach_request){.type = ATTACH_REQUEST_NONE};
+	m.vmm_pid = 0;
+	refuse_to_encode(&m);
+	m = mapped();
+	m.n_mappings = STATE_MAPPINGS_MAX + 1;
+	refuse_to_encode(&m);
+}
+
 static void the_largest(void **state)
 {
 	static struct attach_region regions[REGIONS_MAX];
@@ -215,8 +280,14 @@ static void the_largest(void **state)
 	}
 	m.attach.attach.regions = regions;
 	m.attach.attach.n_regions = REGIONS_MAX;
+	for (uint32_t i = 0; i < STATE_MAPPINGS_MAX; i++) {
+		m.mappings[i] = (struct state_mapping){.id = i, .attach = m.attach, .pid = 1};
+		m.mappings[i].attach.type = ATTACH_REQUEST_ATTACH_MAPPING;
+	}
+	m.n_mappings = STATE_MAPPINGS_MAX;
 	got = turn(&m);
 	assert_int_equal(got.attach.attach.n_regions, REGIONS_MAX);
+	assert_int_equal(got.n_mappings, STATE_MAPPINGS_MAX);
 	assert_true(got.attach.attach.regions[REGIONS_MAX - 1].fd_offset.off == UINT64_MAX);
 	state_message_free(&got);
 }
@@ -443,6 +514,8 @@ int main(void)
 	        cmocka_unit_test(every_flag),
 	        cmocka_unit_test(every_number),
 	        cmocka_unit_test(every_end),
+	        cmocka_unit_test(with_further_mappings),
+	        cmocka_unit_test(bad_mappings),
 	        cmocka_unit_test(the_largest),
 	        cmocka_unit_test(bad_requests),
 	        cmocka_unit_test(bad_fields),
