@@ -1,33 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Checks what a further process hands over against the VMM's memory, registers it, and gives
- * it to the lanes. Called by libpostcopy's attach protocol, and by the restore.
+ * The processes that map a guest's memory beside its VMM: in, watched, out, and over a
+ * restart. Called by libpostcopy's attach protocol, and by the restore.
  *
- * Always holds: an address range is registered before its process gets its answer, and only
- * if it maps the very file that the VMM maps: so a hole in it is never filled with zeros
- * but where the guest's memory has a hole.
+ * Always holds: a mapping is in the store and in the record before its process gets its
+ * answer, and in neither when that process has ended.
  */
 #include "daemon/migration_mapping.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "core/log.h"
 #include "core/token.h"
-#include "daemon/migration_memory.h"
-#include "daemon/resolve.h"
-
-/* A mapping on its way in. */
-struct incoming {
-	struct migration *m;
-	struct attach_memory *from;
-	const struct region *regions[REGION_TABLE_MAX]; /* the VMM's, for each of from's */
-	uint32_t lanes[ATTACH_UFFDS_MAX];
-	struct uffd_info uffds[ATTACH_UFFDS_MAX];
-	size_t n_registered;
-};
+#include "daemon/mapping_incoming.h"
+#include "daemon/migration_parts.h"
 
 int migration_find_for_mapping(const struct migration_table *table, const struct uuid *id,
                                const uint8_t *token, size_t token_len, struct migration **ret,
@@ -52,205 +40,6 @@ int migration_find_for_mapping(const struct migration_table *table, const struct
 		        m->id_text);
 	*ret = m;
 	return 0;
-}
-
-/* Every page is here, or lost. */
-static bool all_here(const struct migration *m)
-{
-	return m->state == MIGRATION_COMPLETED || m->unregistering;
-}
-
-/* ---- the regions ---- */
-
-static const struct region *region_named(const struct region_table *t,
-                                         const struct attach_region *r)
-{
-	for (size_t i = 0; i < t->n_regions; i++)
-		if (strcmp(t->regions[i].name, r->name) == 0 &&
-		    t->regions[i].gpa.addr == r->gpa.addr)
-			return &t->regions[i];
-	return NULL;
-}
-
-static int check_same(const struct attach_region *r, const struct region *of, struct error *err)
-{
-	bool minor = r->mode == UFFD_MODE_MINOR;
-
-	if (of->backing == REGION_ANONYMOUS || r->backing == BACKING_ANONYMOUS)
-		return error_set(err, -EINVAL,
-		                 "region %s: anonymous memory has no further mappings", r->name);
-	if (r->length_bytes != of->length_bytes || r->page_size_bytes != region_unit_bytes(of))
-		return error_set(
-		        err, -EINVAL,
-		        "region %s: %llu bytes in pages of %llu, but the VMM attached %llu "
-		        "in pages of %llu",
-		        r->name, (unsigned long long)r->length_bytes,
-		        (unsigned long long)r->page_size_bytes,
-		        (unsigned long long)of->length_bytes,
-		        (unsigned long long)region_unit_bytes(of));
-	if (minor != (of->mode == REGION_MINOR))
-		return error_set(
-		        err, -EINVAL,
-		        "region %s: mode %s, but the VMM attached it in mode %s: they must "
-		        "be the same",
-		        r->name, uffd_mode_name(r->mode), region_mode_name(of->mode));
-	if (!is_aligned(r->hva.addr, r->page_size_bytes) ||
-	    r->hva.addr > UINT64_MAX - r->length_bytes)
-		return error_set(err, -EINVAL,
-		                 "region %s: address 0x%llx is not a multiple of its page size, or "
-		                 "the region wraps around",
-		                 r->name, (unsigned long long)r->hva.addr);
-	return 0;
-}
-
-static int check_file(const struct incoming *in, const struct attach_region *r,
-                      const struct region *of, struct error *err)
-{
-	struct stat here, there;
-
-	if (!r->has_fd)
-		return error_set(err, -EINVAL,
-		                 "region %s: a further mapping needs its memory file: send it with "
-		                 "the message",
-		                 r->name);
-	if (of->memory_fd < 0)
-		return error_set(err, -EINVAL,
-		                 "region %s: the VMM did not send its memory file, so nobody can "
-		                 "tell whether this is the same: have it set memory_fd when it "
-		                 "attaches",
-		                 r->name);
-	if (fstat(in->from->fds[in->from->n_uffds + r->fd], &here) < 0 ||
-	    fstat(of->memory_fd, &there) < 0)
-		return error_set_errno(err, -errno, "region %s: fstat of its memory file", r->name);
-	if (here.st_dev != there.st_dev || here.st_ino != there.st_ino ||
-	    r->fd_offset.off != of->fd_offset.off)
-		return error_set(
-		        err, -EINVAL,
-		        "region %s: this is not the file, or not the place in it, that the "
-		        "VMM maps",
-		        r->name);
-	return 0;
-}
-
-/* A lane reads the userfaultfd, so all its regions must be that lane's. */
-static int check_lane(struct incoming *in, const struct attach_region *r, const struct region *of,
-                      bool *known, struct error *err)
-{
-	if (known[r->uffd] && in->lanes[r->uffd] != of->lane)
-		return error_set(err, -EINVAL,
-		                 "region %s: userfaultfd %u has regions that the VMM attached with "
-		                 "another userfaultfd than this one: divide them in the same way",
-		                 r->name, r->uffd);
-	known[r->uffd] = true;
-	in->lanes[r->uffd] = of->lane;
-	return 0;
-}
-
-static int check_region(struct incoming *in, size_t i, bool *known, struct error *err)
-{
-	const struct attach_region *r = &in->from->regions[i];
-	const struct region *of = region_named(in->m->regions, r);
-	int rc;
-
-	if (!of)
-		return error_set(err, -EINVAL,
-		                 "region %s at 0x%llx: the VMM has not attached such a region",
-		                 r->name, (unsigned long long)r->gpa.addr);
-	for (size_t k = 0; k < i; k++)
-		if (in->regions[k] == of)
-			return error_set(err, -EINVAL, "region %s is there twice", r->name);
-	in->regions[i] = of;
-	rc = check_same(r, of, err);
-	if (rc == 0 && !all_here(in->m)) /* afterwards nothing is placed by it any more */
-		rc = check_file(in, r, of, err);
-	return rc < 0 ? rc : check_lane(in, r, of, known, err);
-}
-
-static int check(struct incoming *in, struct error *err)
-{
-	bool known[ATTACH_UFFDS_MAX] = {false};
-	int r = migration_memory_check_counts(in->from, err);
-
-	if (r == 0)
-		r = migration_memory_check_kinds(in->from, err);
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++)
-		r = check_region(in, i, known, err);
-	for (size_t i = 0; r == 0 && i < in->from->n_uffds; i++) {
-		if (!known[i])
-			return error_set(err, -EINVAL, "userfaultfd %zu has no region", i);
-		r = uffd_adopt_mapping(in->from->fds[i], &in->uffds[i], err);
-		if (r < 0)
-			error_prefix(err, "userfaultfd %zu", i);
-	}
-	return r;
-}
-
-/* ---- registering ---- */
-
-static int regions_register(struct incoming *in, struct error *err)
-{
-	for (size_t i = 0; i < in->from->n_regions; i++) {
-		const struct attach_region *r = &in->from->regions[i];
-		uint64_t ioctls;
-		int rc = uffd_register(in->from->fds[r->uffd], r->hva, r->length_bytes,
-		                       in->regions[i]->mode == REGION_MINOR, &ioctls, err);
-
-		if (rc < 0) {
-			error_prefix(err, "region %s", r->name);
-			return rc;
-		}
-		in->n_registered++;
-	}
-	return 0;
-}
-
-static void regions_unregister(const struct incoming *in, bool all)
-{
-	for (size_t i = 0; i < in->n_registered; i++) {
-		const struct attach_region *r = &in->from->regions[i];
-
-		if (all || !r->registered)
-			(void)uffd_unregister(in->from->fds[r->uffd], r->hva, r->length_bytes);
-	}
-}
-
-static size_t count_parts(const struct incoming *in, uint32_t uffd)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < in->from->n_regions; i++)
-		n += in->from->regions[i].uffd == uffd;
-	return n;
-}
-
-/* What a lane gets of it. */
-static int lane_part(const struct incoming *in, uint32_t id, uint32_t uffd, struct mapping **ret)
-{
-	size_t n = 0;
-	int r = mapping_new(id, in->from->fds[uffd], count_parts(in, uffd), ret);
-
-	if (r < 0)
-		return r;
-	(*ret)->poison_supported = in->uffds[uffd].poison_supported;
-	for (size_t i = 0; i < in->from->n_regions; i++)
-		if (in->from->regions[i].uffd == uffd)
-			(*ret)->parts[n++] = (struct mapping_part){
-			        .first_unit = in->regions[i]->first_unit,
-			        .n_units = region_n_units(in->regions[i]),
-			        .unit_shift = in->regions[i]->unit_shift,
-			        .hva = in->from->regions[i].hva,
-			};
-	return 0;
-}
-
-static int lane_parts(const struct incoming *in, uint32_t id, struct mapping **parts,
-                      struct error *err)
-{
-	int r = 0;
-
-	for (uint32_t i = 0; i < in->from->n_uffds && r == 0; i++)
-		r = lane_part(in, id, i, &parts[i]);
-	return r < 0 ? error_set_errno(err, r, "take a further mapping") : 0;
 }
 
 static void lane_parts_free(struct mapping **parts)
@@ -366,7 +155,7 @@ static int attach_copy(struct migration_mapping *p, const struct attach_memory *
 }
 
 /* All that can fail is done: the lanes take their parts, the migration the process. */
-static void commit(struct incoming *in, struct migration_mapping *p, struct mapping **parts)
+static void commit(struct mapping_incoming *in, struct migration_mapping *p, struct mapping **parts)
 {
 	struct migration *m = in->m;
 
@@ -377,7 +166,8 @@ static void commit(struct incoming *in, struct migration_mapping *p, struct mapp
 	m->mappings[p->id] = p;
 }
 
-static int take(struct incoming *in, pid_t pid, int pidfd, uint32_t *ret_id, struct error *err)
+static int take(struct mapping_incoming *in, pid_t pid, int pidfd, uint32_t *ret_id,
+                struct error *err)
 {
 	_cleanup_(cleanup_process_free) struct migration_mapping *p = NULL;
 	struct mapping *parts[ATTACH_UFFDS_MAX] = {NULL};
@@ -393,93 +183,38 @@ static int take(struct incoming *in, pid_t pid, int pidfd, uint32_t *ret_id, str
 	if (r == 0)
 		r = process_watch(p, err);
 	if (r == 0)
-		r = regions_register(in, err);
+		r = mapping_incoming_register(in, err);
 	if (r == 0)
-		r = lane_parts(in, id, parts, err);
+		r = mapping_incoming_parts(in, id, parts, err);
 	if (r == 0)
 		r = migration_keep_map(in->m, p, in->from, err);
 	if (r == 0) {
 		commit(in, TAKE_PTR(p), parts);
 		*ret_id = id;
 	} else {
-		regions_unregister(in, false);
+		mapping_incoming_unregister(in, false);
 	}
 	lane_parts_free(parts);
-	return r;
-}
-
-/* ---- when all is here: only the marks are missing ---- */
-
-/* All that m has lost; -ENOKEY if that is not known any more. */
-static int lost_list(struct migration *m, struct error *err)
-{
-	int r = m->memory ? poison_list_update(&m->final_lost, &m->memory->ledger) : 0;
-	uint64_t bytes = 0;
-
-	for (size_t i = 0; i < m->final_lost.n_ranges; i++)
-		bytes += m->final_lost.ranges[i].length_bytes;
-	if (r < 0)
-		return error_set_errno(err, r, "list what migration %s has lost", m->id_text);
-	if (bytes != migration_lost_bytes(m))
-		return error_set(err, -ENOKEY, "what migration %s has lost is not known any more",
-		                 m->id_text);
-	return 0;
-}
-
-static int mark_range(const struct attach_region *r, int uffd, const struct poison_range *lost,
-                      struct error *err)
-{
-	uint64_t first = MAX(lost->gpa.addr, r->gpa.addr);
-	uint64_t end = MIN(lost->gpa.addr + lost->length_bytes, r->gpa.addr + r->length_bytes);
-	hva_t hva = {r->hva.addr + (first - r->gpa.addr)};
-	struct resolve_result res;
-
-	if (first >= end)
-		return 0;
-	res = resolve_poison(uffd, hva, end - first);
-	if (res.outcome == RESOLVE_DONE)
-		return 0;
-	return error_set(err, -res.error,
-	                 "region %s: a lost page at 0x%llx cannot be marked here (%s): touch "
-	                 "nothing before the attach",
-	                 r->name, (unsigned long long)(first + res.done_bytes),
-	                 resolve_outcome_name(res.outcome));
-}
-
-static int mark_lost(struct incoming *in, struct error *err)
-{
-	const struct poison_list *lost = &in->m->final_lost;
-	int r = lost_list(in->m, err);
-
-	if (r == 0)
-		r = regions_register(in, err);
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++) {
-		const struct attach_region *region = &in->from->regions[i];
-
-		for (size_t k = 0; r == 0 && k < lost->n_ranges; k++)
-			r = mark_range(region, in->from->fds[region->uffd], &lost->ranges[k], err);
-	}
-	regions_unregister(in, true);
 	return r;
 }
 
 int migration_map(struct migration *m, struct attach_memory *memory, pid_t pid, int pidfd,
                   uint32_t *ret_id, struct error *err)
 {
-	_cleanup_free_ struct incoming *in = calloc(1, sizeof(*in));
+	_cleanup_free_ struct mapping_incoming *in = calloc(1, sizeof(*in));
 	int r = in ? 0 : error_set(err, -ENOMEM, "not enough memory");
 
 	if (r == 0) {
 		in->m = m;
 		in->from = memory;
-		r = check(in, err);
+		r = mapping_incoming_check(in, err);
 	}
-	if (r < 0 || all_here(m))
+	if (r < 0 || mapping_incoming_all_here(m))
 		close_fd(&pidfd);
 	if (r < 0)
 		return r;
-	if (all_here(m))
-		return mark_lost(in, err);
+	if (mapping_incoming_all_here(m))
+		return mapping_incoming_mark_lost(in, err);
 	r = take(in, pid, pidfd, ret_id, err);
 	if (r == 0)
 		log_migration(
@@ -516,31 +251,10 @@ static int gather(struct migration_found_mapping *f, const struct attach_request
 	return 0;
 }
 
-/* The record's regions have passed the checks of another daemon; the files are not kept. */
-static int match_restored(struct incoming *in, struct error *err)
-{
-	bool known[ATTACH_UFFDS_MAX] = {false};
-	int r = migration_memory_check_kinds(in->from, err);
-
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++) {
-		const struct attach_region *region = &in->from->regions[i];
-
-		in->regions[i] = region_named(in->m->regions, region);
-		if (!in->regions[i])
-			return error_set(err, -EBADMSG, "region %s is not the VMM's", region->name);
-		r = check_same(region, in->regions[i], err);
-		if (r == 0)
-			r = check_lane(in, region, in->regions[i], known, err);
-	}
-	for (size_t i = 0; r == 0 && i < in->from->n_uffds; i++)
-		r = uffd_adopt_mapping(in->from->fds[i], &in->uffds[i], err);
-	return r;
-}
-
 static int restore(struct migration *m, struct migration_found_mapping *f,
                    struct state_mapping *record, struct error *err)
 {
-	_cleanup_free_ struct incoming *in = calloc(1, sizeof(*in));
+	_cleanup_free_ struct mapping_incoming *in = calloc(1, sizeof(*in));
 	_cleanup_(cleanup_process_free) struct migration_mapping *p = NULL;
 	struct mapping *parts[ATTACH_UFFDS_MAX] = {NULL};
 	struct attach_memory from;
@@ -554,11 +268,11 @@ static int restore(struct migration *m, struct migration_found_mapping *f,
 	in->from = &from;
 	r = process_new(m, record->id, record->pid, TAKE_FD(f->process), &p, err);
 	if (r == 0)
-		r = match_restored(in, err);
+		r = mapping_incoming_match(in, err);
 	if (r == 0)
 		r = process_watch(p, err);
 	if (r == 0)
-		r = lane_parts(in, p->id, parts, err);
+		r = mapping_incoming_parts(in, p->id, parts, err);
 	if (r == 0) {
 		p->attach = record->attach;
 		record->attach = (struct attach_request){.type = ATTACH_REQUEST_NONE};
@@ -594,7 +308,7 @@ void migration_mappings_restore_ended(struct migration *m, struct migration_foun
 	struct error ignored = {0};
 
 	for (uint32_t i = 0; i < MAPPINGS_MAX; i++) {
-		struct migration_mapping *p;
+		struct migration_mapping *p = NULL;
 
 		if (f->mappings[i].connection < 0 || process_new(m, i, 0, -1, &p, &ignored) < 0)
 			continue;
