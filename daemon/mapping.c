@@ -44,16 +44,18 @@ bool mapping_find_hva(const struct mapping *m, hva_t hva, uint64_t *ret_unit)
 	return false;
 }
 
-bool mapping_find_unit(const struct mapping *m, uint64_t unit, hva_t *ret_hva,
-                       unsigned *ret_unit_shift)
+bool mapping_next(const struct mapping *m, uint64_t first_unit, uint64_t n_units, size_t *cursor,
+                  hva_t *ret_hva, uint64_t *ret_len_bytes)
 {
-	for (size_t i = 0; i < m->n_parts; i++) {
-		const struct mapping_part *p = &m->parts[i];
+	while (*cursor < m->n_parts) {
+		const struct mapping_part *p = &m->parts[(*cursor)++];
+		uint64_t first = MAX(first_unit, p->first_unit);
+		uint64_t end = MIN(first_unit + n_units, p->first_unit + p->n_units);
 
-		if (unit < p->first_unit || unit - p->first_unit >= p->n_units)
+		if (first >= end)
 			continue;
-		ret_hva->addr = p->hva.addr + ((unit - p->first_unit) << p->unit_shift);
-		*ret_unit_shift = p->unit_shift;
+		ret_hva->addr = p->hva.addr + ((first - p->first_unit) << p->unit_shift);
+		*ret_len_bytes = (end - first) << p->unit_shift;
 		return true;
 	}
 	return false;

@@ -20,7 +20,7 @@
 
 #define MAPPINGS_MAX 8 /* processes of one migration, besides its VMM */
 
-/* A region in another process. */
+/* A stretch of a region in another process, which may have it in several places. */
 struct mapping_part {
 	uint64_t first_unit, n_units; /* as the migration numbers them */
 	unsigned unit_shift;
@@ -43,9 +43,12 @@ DEFINE_CLEANUP(struct mapping, mapping_free)
 
 /* Which unit is at an address; false: none. */
 bool mapping_find_hva(const struct mapping *m, hva_t hva, uint64_t *ret_unit);
-/* Where a unit is; false: it is not mapped there. */
-bool mapping_find_unit(const struct mapping *m, uint64_t unit, hva_t *ret_hva,
-                       unsigned *ret_unit_shift);
+/*
+ * Where these units are, as far as they are mapped there: one stretch a call, from *cursor
+ * on (0 at first). False: no more.
+ */
+bool mapping_next(const struct mapping *m, uint64_t first_unit, uint64_t n_units, size_t *cursor,
+                  hva_t *ret_hva, uint64_t *ret_len_bytes);
 
 struct mapping_set {
 	_Atomic unsigned n;   /* 0: nobody takes the lock */

@@ -22,75 +22,133 @@ bool mapping_incoming_all_here(const struct migration *m)
 	return m->state == MIGRATION_COMPLETED || m->unregistering;
 }
 
-/* ---- the regions ---- */
+/* ---- which of the VMM's memory it is ---- */
 
-static const struct region *region_named(const struct region_table *t,
-                                         const struct attach_region *r)
+static int part_add(struct mapping_incoming *in, const struct attach_region *given,
+                    const struct region *of, uint64_t from, uint64_t end, struct error *err)
 {
-	for (size_t i = 0; i < t->n_regions; i++)
-		if (strcmp(t->regions[i].name, r->name) == 0 &&
-		    t->regions[i].gpa.addr == r->gpa.addr)
-			return &t->regions[i];
-	return NULL;
-}
+	struct attach_region *part = &in->parts[in->n_parts];
 
-static int check_same(const struct attach_region *r, const struct region *of, struct error *err)
-{
-	bool minor = r->mode == UFFD_MODE_MINOR;
-
-	if (of->backing == REGION_ANONYMOUS || r->backing == BACKING_ANONYMOUS)
-		return error_set(err, -EINVAL,
-		                 "region %s: anonymous memory has no further mappings", r->name);
-	if (r->length_bytes != of->length_bytes || r->page_size_bytes != region_unit_bytes(of))
-		return error_set(
-		        err, -EINVAL,
-		        "region %s: %llu bytes in pages of %llu, but the VMM attached %llu "
-		        "in pages of %llu",
-		        r->name, (unsigned long long)r->length_bytes,
-		        (unsigned long long)r->page_size_bytes,
-		        (unsigned long long)of->length_bytes,
-		        (unsigned long long)region_unit_bytes(of));
-	if (minor != (of->mode == REGION_MINOR))
-		return error_set(
-		        err, -EINVAL,
-		        "region %s: mode %s, but the VMM attached it in mode %s: they must "
-		        "be the same",
-		        r->name, uffd_mode_name(r->mode), region_mode_name(of->mode));
-	if (!is_aligned(r->hva.addr, r->page_size_bytes) ||
-	    r->hva.addr > UINT64_MAX - r->length_bytes)
-		return error_set(err, -EINVAL,
-		                 "region %s: address 0x%llx is not a multiple of its page size, or "
-		                 "the region wraps around",
-		                 r->name, (unsigned long long)r->hva.addr);
+	if (in->n_parts == ARRAY_SIZE(in->parts))
+		return error_set(err, -E2BIG, "more than %zu stretches of memory in one mapping",
+		                 ARRAY_SIZE(in->parts));
+	*part = *given;
+	strcpy(part->name, of->name);
+	part->gpa.addr = of->gpa.addr + (from - of->fd_offset.off);
+	part->hva.addr = given->hva.addr + (from - given->fd_offset.off);
+	part->length_bytes = end - from;
+	part->fd_offset.off = from;
+	part->has_fd = false; /* it has told what it had to */
+	in->regions[in->n_parts++] = of;
 	return 0;
 }
 
-static int check_file(const struct mapping_incoming *in, const struct attach_region *r,
-                      const struct region *of, struct error *err)
+static bool is_file(const struct region *of, const struct stat *st)
 {
-	struct stat here, there;
+	return of->file_inode == st->st_ino && of->file_device == st->st_dev;
+}
+
+/* What of the VMM's memory is in this stretch of this file. */
+static int parts_of_file(struct mapping_incoming *in, const struct attach_region *r,
+                         const struct stat *st, struct error *err)
+{
+	const struct region_table *t = in->m->regions;
+	uint64_t covered = 0, r_end = r->fd_offset.off + r->length_bytes;
+
+	for (size_t i = 0; i < t->n_regions; i++) {
+		const struct region *of = &t->regions[i];
+		uint64_t from = MAX(r->fd_offset.off, of->fd_offset.off);
+		uint64_t end = MIN(r_end, of->fd_offset.off + of->length_bytes);
+		int rc;
+
+		if (!is_file(of, st) || from >= end)
+			continue;
+		rc = part_add(in, r, of, from, end, err);
+		if (rc < 0)
+			return rc;
+		covered += end - from;
+	}
+	if (covered == r->length_bytes)
+		return 0;
+	return error_set(err, -EINVAL,
+	                 "region %s: of %" PRIu64 " bytes at 0x%" PRIx64
+	                 " in its memory file the VMM has attached %" PRIu64
+	                 ": is it the same file, and did the VMM set memory_fd when it attached?",
+	                 r->name, r->length_bytes, r->fd_offset.off, covered);
+}
+
+/* By name and place, where the file is not known any more. */
+static int part_of_name(struct mapping_incoming *in, const struct attach_region *r,
+                        struct error *err)
+{
+	const struct region_table *t = in->m->regions;
+
+	for (size_t i = 0; i < t->n_regions; i++) {
+		const struct region *of = &t->regions[i];
+		uint64_t offset = r->gpa.addr - of->gpa.addr;
+
+		if (strcmp(of->name, r->name) == 0 && offset < of->length_bytes &&
+		    r->length_bytes <= of->length_bytes - offset) {
+			uint64_t from = of->fd_offset.off + offset;
+			struct attach_region given = *r;
+
+			given.fd_offset.off = from;
+			return part_add(in, &given, of, from, from + r->length_bytes, err);
+		}
+	}
+	return error_set(err, -EINVAL,
+	                 "region %s at 0x%" PRIx64 "+%" PRIu64
+	                 ": the VMM has not attached such a region",
+	                 r->name, r->gpa.addr, r->length_bytes);
+}
+
+static int find_parts(struct mapping_incoming *in, const struct attach_region *r, struct error *err)
+{
+	const struct region_table *t = in->m->regions;
+	bool known = false;
+	struct stat st;
 
 	if (!r->has_fd)
 		return error_set(err, -EINVAL,
 		                 "region %s: a further mapping needs its memory file: send it with "
 		                 "the message",
 		                 r->name);
-	if (of->memory_fd < 0)
-		return error_set(err, -EINVAL,
-		                 "region %s: the VMM did not send its memory file, so nobody can "
-		                 "tell whether this is the same: have it set memory_fd when it "
-		                 "attaches",
-		                 r->name);
-	if (fstat(in->from->fds[in->from->n_uffds + r->fd], &here) < 0 ||
-	    fstat(of->memory_fd, &there) < 0)
+	if (fstat(in->from->fds[in->from->n_uffds + r->fd], &st) < 0)
 		return error_set_errno(err, -errno, "region %s: fstat of its memory file", r->name);
-	if (here.st_dev != there.st_dev || here.st_ino != there.st_ino ||
-	    r->fd_offset.off != of->fd_offset.off)
+	if (r->fd_offset.off > UINT64_MAX - r->length_bytes)
+		return error_set(err, -EINVAL, "region %s: it wraps around in its file", r->name);
+	for (size_t i = 0; i < t->n_regions; i++)
+		known = known || t->regions[i].file_inode;
+	/* After a restart of the daemon nothing is kept of an ended one's files. */
+	if (!known && mapping_incoming_all_here(in->m))
+		return part_of_name(in, r, err);
+	return parts_of_file(in, r, &st, err);
+}
+
+/* ---- checks ---- */
+
+static int check_same(const struct attach_region *r, const struct region *of, struct error *err)
+{
+	bool minor = r->mode == UFFD_MODE_MINOR;
+
+	if (r->page_size_bytes != region_unit_bytes(of))
+		return error_set(err, -EINVAL,
+		                 "region %s: pages of %" PRIu64
+		                 " bytes, but the VMM attached it in pages of %" PRIu64,
+		                 r->name, r->page_size_bytes, region_unit_bytes(of));
+	if (minor != (of->mode == REGION_MINOR))
 		return error_set(
 		        err, -EINVAL,
-		        "region %s: this is not the file, or not the place in it, that the "
-		        "VMM maps",
-		        r->name);
+		        "region %s: mode %s, but the VMM attached it in mode %s: they must "
+		        "be the same",
+		        r->name, uffd_mode_name(r->mode), region_mode_name(of->mode));
+	if (!is_aligned(r->hva.addr | r->gpa.addr | r->length_bytes, r->page_size_bytes) ||
+	    r->hva.addr > UINT64_MAX - r->length_bytes)
+		return error_set(err, -EINVAL,
+		                 "region %s: 0x%" PRIx64 " bytes at 0x%" PRIx64
+		                 ": its address, its place in the file or its length is not a "
+		                 "multiple of its page size, or it wraps around",
+		                 r->name, r->length_bytes, r->hva.addr);
 	return 0;
 }
 
@@ -108,36 +166,16 @@ static int check_lane(struct mapping_incoming *in, const struct attach_region *r
 	return 0;
 }
 
-static int check_region(struct mapping_incoming *in, size_t i, bool *known, struct error *err)
-{
-	const struct attach_region *r = &in->from->regions[i];
-	const struct region *of = region_named(in->m->regions, r);
-	int rc;
-
-	if (!of)
-		return error_set(err, -EINVAL,
-		                 "region %s at 0x%llx: the VMM has not attached such a region",
-		                 r->name, (unsigned long long)r->gpa.addr);
-	for (size_t k = 0; k < i; k++)
-		if (in->regions[k] == of)
-			return error_set(err, -EINVAL, "region %s is there twice", r->name);
-	in->regions[i] = of;
-	rc = check_same(r, of, err);
-	if (rc == 0 &&
-	    !mapping_incoming_all_here(in->m)) /* afterwards nothing is placed by it any more */
-		rc = check_file(in, r, of, err);
-	return rc < 0 ? rc : check_lane(in, r, of, known, err);
-}
-
-int mapping_incoming_check(struct mapping_incoming *in, struct error *err)
+static int check_parts(struct mapping_incoming *in, struct error *err)
 {
 	bool known[ATTACH_UFFDS_MAX] = {false};
-	int r = migration_memory_check_counts(in->from, err);
+	int r = 0;
 
-	if (r == 0)
-		r = migration_memory_check_kinds(in->from, err);
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++)
-		r = check_region(in, i, known, err);
+	for (size_t i = 0; r == 0 && i < in->n_parts; i++) {
+		r = check_same(&in->parts[i], in->regions[i], err);
+		if (r == 0)
+			r = check_lane(in, &in->parts[i], in->regions[i], known, err);
+	}
 	for (size_t i = 0; r == 0 && i < in->from->n_uffds; i++) {
 		if (!known[i])
 			return error_set(err, -EINVAL, "userfaultfd %zu has no region", i);
@@ -148,12 +186,32 @@ int mapping_incoming_check(struct mapping_incoming *in, struct error *err)
 	return r;
 }
 
+int mapping_incoming_check(struct mapping_incoming *in, struct error *err)
+{
+	int r = migration_memory_check_counts(in->from, err);
+
+	if (r == 0)
+		r = migration_memory_check_kinds(in->from, err);
+	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++)
+		r = find_parts(in, &in->from->regions[i], err);
+	return r < 0 ? r : check_parts(in, err);
+}
+
+int mapping_incoming_match(struct mapping_incoming *in, struct error *err)
+{
+	int r = migration_memory_check_kinds(in->from, err);
+
+	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++)
+		r = part_of_name(in, &in->from->regions[i], err);
+	return r < 0 ? r : check_parts(in, err);
+}
+
 /* ---- registering ---- */
 
 int mapping_incoming_register(struct mapping_incoming *in, struct error *err)
 {
-	for (size_t i = 0; i < in->from->n_regions; i++) {
-		const struct attach_region *r = &in->from->regions[i];
+	for (size_t i = 0; i < in->n_parts; i++) {
+		const struct attach_region *r = &in->parts[i];
 		uint64_t ioctls;
 		int rc = uffd_register(in->from->fds[r->uffd], r->hva, r->length_bytes,
 		                       in->regions[i]->mode == REGION_MINOR, &ioctls, err);
@@ -170,7 +228,7 @@ int mapping_incoming_register(struct mapping_incoming *in, struct error *err)
 void mapping_incoming_unregister(const struct mapping_incoming *in, bool all)
 {
 	for (size_t i = 0; i < in->n_registered; i++) {
-		const struct attach_region *r = &in->from->regions[i];
+		const struct attach_region *r = &in->parts[i];
 
 		if (all || !r->registered)
 			(void)uffd_unregister(in->from->fds[r->uffd], r->hva, r->length_bytes);
@@ -181,9 +239,19 @@ static size_t count_parts(const struct mapping_incoming *in, uint32_t uffd)
 {
 	size_t n = 0;
 
-	for (size_t i = 0; i < in->from->n_regions; i++)
-		n += in->from->regions[i].uffd == uffd;
+	for (size_t i = 0; i < in->n_parts; i++)
+		n += in->parts[i].uffd == uffd;
 	return n;
+}
+
+static struct mapping_part part_of(const struct attach_region *r, const struct region *of)
+{
+	return (struct mapping_part){
+	        .first_unit = of->first_unit + ((r->gpa.addr - of->gpa.addr) >> of->unit_shift),
+	        .n_units = r->length_bytes >> of->unit_shift,
+	        .unit_shift = of->unit_shift,
+	        .hva = r->hva,
+	};
 }
 
 /* What a lane gets of it. */
@@ -196,14 +264,9 @@ static int lane_part(const struct mapping_incoming *in, uint32_t id, uint32_t uf
 	if (r < 0)
 		return r;
 	(*ret)->poison_supported = in->uffds[uffd].poison_supported;
-	for (size_t i = 0; i < in->from->n_regions; i++)
-		if (in->from->regions[i].uffd == uffd)
-			(*ret)->parts[n++] = (struct mapping_part){
-			        .first_unit = in->regions[i]->first_unit,
-			        .n_units = region_n_units(in->regions[i]),
-			        .unit_shift = in->regions[i]->unit_shift,
-			        .hva = in->from->regions[i].hva,
-			};
+	for (size_t i = 0; i < in->n_parts; i++)
+		if (in->parts[i].uffd == uffd)
+			(*ret)->parts[n++] = part_of(&in->parts[i], in->regions[i]);
 	return 0;
 }
 
@@ -262,33 +325,12 @@ int mapping_incoming_mark_lost(struct mapping_incoming *in, struct error *err)
 
 	if (r == 0)
 		r = mapping_incoming_register(in, err);
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++) {
-		const struct attach_region *region = &in->from->regions[i];
+	for (size_t i = 0; r == 0 && i < in->n_parts; i++) {
+		const struct attach_region *region = &in->parts[i];
 
 		for (size_t k = 0; r == 0 && k < lost->n_ranges; k++)
 			r = mark_range(region, in->from->fds[region->uffd], &lost->ranges[k], err);
 	}
 	mapping_incoming_unregister(in, true);
-	return r;
-}
-
-/* The record's regions have passed the checks of another daemon; the files are not kept. */
-int mapping_incoming_match(struct mapping_incoming *in, struct error *err)
-{
-	bool known[ATTACH_UFFDS_MAX] = {false};
-	int r = migration_memory_check_kinds(in->from, err);
-
-	for (size_t i = 0; r == 0 && i < in->from->n_regions; i++) {
-		const struct attach_region *region = &in->from->regions[i];
-
-		in->regions[i] = region_named(in->m->regions, region);
-		if (!in->regions[i])
-			return error_set(err, -EBADMSG, "region %s is not the VMM's", region->name);
-		r = check_same(region, in->regions[i], err);
-		if (r == 0)
-			r = check_lane(in, region, in->regions[i], known, err);
-	}
-	for (size_t i = 0; r == 0 && i < in->from->n_uffds; i++)
-		r = uffd_adopt_mapping(in->from->fds[i], &in->uffds[i], err);
 	return r;
 }

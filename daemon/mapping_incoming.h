@@ -14,10 +14,13 @@
 struct mapping_incoming {
 	struct migration *m;
 	struct attach_memory *from;
-	const struct region *regions[REGION_TABLE_MAX]; /* the VMM's, for each of from's */
-	uint32_t lanes[ATTACH_UFFDS_MAX];               /* of each of its userfaultfds */
+	/* What it has of the VMM's regions, named and placed as these are; set by the checks. */
+	struct attach_region parts[REGION_TABLE_MAX];
+	const struct region *regions[REGION_TABLE_MAX]; /* the VMM's, for each part */
+	size_t n_parts;
+	uint32_t lanes[ATTACH_UFFDS_MAX]; /* of each of its userfaultfds */
 	struct uffd_info uffds[ATTACH_UFFDS_MAX];
-	size_t n_registered;
+	size_t n_registered; /* parts */
 };
 
 /* Every page is here, or lost: nothing will be placed in a mapping any more. */

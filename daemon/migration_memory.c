@@ -180,6 +180,7 @@ static int region_fill(struct migration_memory *a, const struct attach_region *f
 {
 	const struct attach_memory *memory = a->from;
 	int fd = from->has_fd ? memory->fds[memory->n_uffds + from->fd] : -1;
+	struct stat st;
 	int r;
 
 	if (!is_power_of_two(from->page_size_bytes))
@@ -202,6 +203,10 @@ static int region_fill(struct migration_memory *a, const struct attach_region *f
 	        .fd_offset = from->fd_offset,
 	        .first_page = REGION_NO_PAGE,
 	};
+	if (fd >= 0 && fstat(fd, &st) == 0) {
+		to->file_device = st.st_dev;
+		to->file_inode = st.st_ino;
+	}
 	_Static_assert(sizeof(to->name) >= sizeof(from->name), "a region's name must fit");
 	memcpy(to->name, from->name, sizeof(from->name));
 	return 0;

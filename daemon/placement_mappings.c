@@ -20,11 +20,12 @@ struct units {
 static void wake_one(struct mapping *m, void *arg)
 {
 	const struct units *u = arg;
-	unsigned shift;
+	uint64_t len_bytes;
+	size_t cursor = 0;
 	hva_t hva;
 
-	if (mapping_find_unit(m, u->first, &hva, &shift))
-		resolve_wake(m->uffd, hva, u->n << shift);
+	while (mapping_next(m, u->first, u->n, &cursor, &hva, &len_bytes))
+		resolve_wake(m->uffd, hva, len_bytes);
 }
 
 void placement_wake_mappings(struct placer *p, uint64_t first, uint64_t n_units)
@@ -57,15 +58,16 @@ static enum resolve_outcome poison_set(struct mapping *m, hva_t hva, uint64_t le
 static void poison_one(struct mapping *m, void *arg)
 {
 	const struct units *u = arg;
-	unsigned shift;
+	uint64_t len_bytes;
+	size_t cursor = 0;
 	hva_t hva;
 
-	if (!m->poison_supported || !mapping_find_unit(m, u->first, &hva, &shift))
-		return;
-	if (poison_set(m, hva, UINT64_C(1) << shift) == RESOLVE_ALREADY)
-		placement_warn_unexpected(u->p, u->r, u->first,
-		                          "this page is lost, but could not be poisoned in a "
-		                          "further mapping of it");
+	while (m->poison_supported && mapping_next(m, u->first, 1, &cursor, &hva, &len_bytes))
+		if (poison_set(m, hva, len_bytes) == RESOLVE_ALREADY)
+			placement_warn_unexpected(
+			        u->p, u->r, u->first,
+			        "this page is lost, but could not be poisoned in a "
+			        "further mapping of it");
 }
 
 void placement_poison_mappings(struct placer *p, const struct region *r, uint64_t unit)
@@ -85,14 +87,15 @@ void placement_answer_mapping(struct placer *p, struct mapping *m, hva_t hva,
 void placement_catch_up(struct placer *p, struct mapping *m)
 {
 	for (uint64_t i = 0, n = ledger_count(p->ledger); i < n && m->poison_supported; i++) {
-		uint64_t unit = ledger_get(p->ledger, i)->unit;
-		unsigned shift;
+		uint64_t unit = ledger_get(p->ledger, i)->unit, len_bytes;
+		size_t cursor = 0;
 		hva_t hva;
 
 		/* One that is not POISONED yet has its marker set by whoever claimed it. */
-		if (page_map_get(p->map, unit) == PAGE_POISONED &&
-		    mapping_find_unit(m, unit, &hva, &shift))
-			(void)poison_set(m, hva, UINT64_C(1) << shift);
+		if (page_map_get(p->map, unit) != PAGE_POISONED)
+			continue;
+		while (mapping_next(m, unit, 1, &cursor, &hva, &len_bytes))
+			(void)poison_set(m, hva, len_bytes);
 	}
 	for (size_t i = 0; i < m->n_parts; i++)
 		resolve_wake(m->uffd, m->parts[i].hva,

@@ -43,9 +43,10 @@ struct region {
 	uint32_t lane; /* which uffd serves it */
 	int memory_fd; /* borrowed; -1 without. MINOR mode needs it */
 	backing_off_t fd_offset;
-	bool zeropage;       /* UFFDIO_ZEROPAGE works on it (from UFFDIO_REGISTER) */
-	uint64_t first_unit; /* set by region_table_new() */
-	uint64_t first_page; /* wire number; REGION_NO_PAGE until matched */
+	uint64_t file_device, file_inode; /* of memory_fd; 0: unknown */
+	bool zeropage;                    /* UFFDIO_ZEROPAGE works on it (from UFFDIO_REGISTER) */
+	uint64_t first_unit;              /* set by region_table_new() */
+	uint64_t first_page;              /* wire number; REGION_NO_PAGE until matched */
 };
 
 struct region_table {

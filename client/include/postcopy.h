@@ -274,10 +274,12 @@ struct postcopy_attach_params {
  * pages back where nothing is poisoned.
  *
  * With POSTCOPY_ATTACH_MAPPING the memory is what the VMM of this migration has
- * attached, mapped by a second process: some or all of its regions, with the same
- * names, guest-physical addresses, lengths, page sizes and modes, and the same
- * memory_fd and memory_offset, which the VMM must have given when it attached, in
- * mode MISSING, too. Call it before this process touches the mapping: a hole that
+ * attached, mapped by a second process, all of it or parts, in any pieces. Which
+ * part it is memory_fd and memory_offset tell: the VMM must have given them when it
+ * attached, in mode MISSING, too. Page sizes and modes are the VMM's; names and
+ * guest-physical addresses are for messages only (but if the daemon has been
+ * started again since the migration ended, they are all it knows: best use the
+ * VMM's). Call it before this process touches the mapping: a hole that
  * is touched before would become zeros for the guest, too. Poison is a mark in one
  * process's page tables: a page that is lost raises SIGBUS here as well, from the
  * attach on. Each uffd must be raw, or have no events switched on, and stand for

@@ -246,11 +246,11 @@ def test_refused():
         stranger = bed.migration("ram0:memfd:8M", "ram1:memfd:8M")
         guest = m.destination("--pause-after", "8")
         guest.wait_event("paused")
-        refused(m, guest, "the VMM attached", regions=["ram0:memfd:4M"], name="shorter")
+        refused(m, guest, "the VMM has attached", regions=["ram0:memfd:12M"], name="longer")
         refused(m, guest, "mode", regions=["ram0:memfd-minor:8M"], name="mode")
         refused(m, guest, "needs memory_fd", regions=["ram0:anon:8M"], name="anonymous")
         refused(stranger, guest, "unknown migration", regions=["ram0:memfd:8M"], name="stranger")
-        refused(m, guest, "is not the file", "--other-file", regions=["ram0:memfd:8M"],
+        refused(m, guest, "is it the same file", "--other-file", regions=["ram0:memfd:8M"],
                 name="another-file")
         guest.say("go")
         bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)

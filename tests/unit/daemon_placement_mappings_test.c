@@ -211,25 +211,33 @@ static void taken_out_it_is_left_alone(void **state)
 static void places_at_the_edges(void **state)
 {
 	_cleanup_(cleanup_mapping_free) struct mapping *m = NULL;
-	unsigned shift;
-	uint64_t unit;
+	uint64_t unit, len;
+	size_t cursor = 0;
 	hva_t hva;
 
 	(void)state;
-	assert_int_equal(mapping_new(0, 0, 2, &m), 0);
+	assert_int_equal(mapping_new(0, 0, 3, &m), 0);
 	m->parts[0] = (struct mapping_part){10, 4, 12, {0x10000}};
 	m->parts[1] = (struct mapping_part){20, 1, 21, {0x400000}};
+	m->parts[2] = (struct mapping_part){12, 2, 12, {0x80000}}; /* once more, elsewhere */
 	assert_false(mapping_find_hva(m, (hva_t){0xffff}, &unit));
 	assert_true(mapping_find_hva(m, (hva_t){0x13fff}, &unit) && unit == 13);
 	assert_false(mapping_find_hva(m, (hva_t){0x14000}, &unit));
+	assert_true(mapping_find_hva(m, (hva_t){0x81000}, &unit) && unit == 13);
 	assert_true(mapping_find_hva(m, (hva_t){0x5fffff}, &unit) && unit == 20);
 	assert_false(mapping_find_hva(m, (hva_t){0x600000}, &unit));
 	assert_false(mapping_find_hva(m, (hva_t){UINT64_MAX}, &unit));
-	assert_false(mapping_find_unit(m, 9, &hva, &shift));
-	assert_true(mapping_find_unit(m, 13, &hva, &shift) && hva.addr == 0x13000 && shift == 12);
-	assert_false(mapping_find_unit(m, 14, &hva, &shift));
-	assert_true(mapping_find_unit(m, 20, &hva, &shift) && hva.addr == 0x400000 && shift == 21);
-	assert_false(mapping_find_unit(m, 21, &hva, &shift));
+	assert_true(mapping_next(m, 9, 4, &cursor, &hva, &len));
+	assert_true(hva.addr == 0x10000 && len == 3 * 4096);
+	assert_true(mapping_next(m, 9, 4, &cursor, &hva, &len));
+	assert_true(hva.addr == 0x80000 && len == 4096);
+	assert_false(mapping_next(m, 9, 4, &cursor, &hva, &len));
+	cursor = 0;
+	assert_true(mapping_next(m, 20, 9, &cursor, &hva, &len));
+	assert_true(hva.addr == 0x400000 && len == 0x200000);
+	assert_false(mapping_next(m, 20, 9, &cursor, &hva, &len));
+	cursor = 0;
+	assert_false(mapping_next(m, 14, 6, &cursor, &hva, &len));
 }
 
 int main(void)
