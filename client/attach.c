@@ -160,6 +160,22 @@ static void regions_keep_small(const struct postcopy_attach_params *p)
 			              MADV_NOHUGEPAGE);
 }
 
+/*
+ * A child would have the memory without the userfaultfd: in private memory it reads zeros,
+ * in shared memory it makes zeros of what is missing, for the guest as well.
+ */
+static int regions_keep_from_children(const struct postcopy_attach_params *p, struct error *err)
+{
+	for (size_t i = 0; i < p->n_regions; i++)
+		if (madvise(p->regions[i].address, (size_t)p->regions[i].length, MADV_DONTFORK) <
+		            0 &&
+		    errno != ENOMEM) /* not mapped: the daemon says so */
+			return error_set_errno(err, -errno,
+			                       "region %s cannot be kept from child processes",
+			                       p->regions[i].name);
+	return 0;
+}
+
 static int attach(const struct postcopy_attach_params *p, struct postcopy **ret, struct error *err)
 {
 	struct attach_request request = {0};
@@ -175,6 +191,8 @@ static int attach(const struct postcopy_attach_params *p, struct postcopy **ret,
 		r = uffds_keep(h, p, err);
 	if (r == 0)
 		r = regions_keep(h, p, err);
+	if (r == 0)
+		r = regions_keep_from_children(p, err);
 	if (r == 0)
 		regions_keep_small(p);
 	if (r == 0)

@@ -19,6 +19,7 @@
 
 #include "core/clock.h"
 #include "daemon/assembly.h"
+#include "daemon/remap.h"
 #include "daemon/removal.h"
 #include "daemon/uffd.h"
 
@@ -29,6 +30,7 @@
 #define PIECE_PAGES 1024U /* the most that a source takes in one PageRequest */
 #define PIECES_AHEAD 2    /* on their way at a time, so that the source always has one to send */
 #define BATCHES_A_WAKEUP 4
+#define STRAYS_MAX 1000      /* faults in a row that nobody can tell the unit of */
 #define REQUEST_BYTES_MAX 64 /* one encoded PageRequest of one run */
 
 /* A further mapping whose faults are read; the mapping is the placer's set's. */
@@ -46,7 +48,8 @@ struct fault_path {
 	struct mapped *mapped[MAPPINGS_MAX]; /* by the mapping's id; NULL: none */
 	struct source_link *link;
 	bool complained;
-	bool serving; /* connected and the source is frozen: requests may go out */
+	unsigned n_strays; /* since the last fault with a unit */
+	bool serving;      /* connected and the source is frozen: requests may go out */
 	struct assembly *assemblies[HUGE_OUTSTANDING_MAX]; /* free ones first .. n_free - 1 */
 	size_t n_free_assemblies;
 	size_t n_unsent; /* entries that wait for a connection or a free assembly */
@@ -232,27 +235,74 @@ static bool count_fault(struct fault_path *fp, const struct uffd_msg *msg)
 	return minor;
 }
 
+/* NULL: nothing that this lane serves is there. */
+static const struct region *find_fault(const struct fault_path *fp, hva_t hva, uint64_t *ret_unit)
+{
+	const struct address_area *addresses = fp->placer.addresses;
+	const struct region *r;
+
+	if (addresses && address_map_moved(addresses)) {
+		if (!address_map_find_hva(addresses, hva, ret_unit))
+			return NULL;
+		return region_find_unit(fp->params.regions, *ret_unit);
+	}
+	r = region_find_hva(fp->params.regions, hva);
+	if (!r || r->lane != fp->params.lane)
+		return NULL;
+	*ret_unit = region_unit_of_hva(r, hva);
+	return r;
+}
+
+/*
+ * Where memory can move, the event of a move may come after a fault in its new place, and a
+ * fault in the old one be read after it has moved: let the thread look again. Nobody
+ * knows what a page is that stays unknown; its thread waits, rather than reading zeros.
+ */
+static void take_stray(struct fault_path *fp, hva_t hva)
+{
+	hva_t page = {align_down(hva.addr, WIRE_PAGE_SIZE)};
+
+	if (fp->placer.addresses && fp->n_strays++ < STRAYS_MAX)
+		resolve_wake(fp->params.uffd, page, WIRE_PAGE_SIZE);
+	else
+		complain(fp, "a page fault outside every region of its userfaultfd", hva.addr);
+}
+
 static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64_t now_ns)
 {
 	hva_t hva = {msg->arg.pagefault.address};
 	bool minor = count_fault(fp, msg);
-	const struct region *r = region_find_hva(fp->params.regions, hva);
 	enum page_state s;
 	uint64_t unit;
+	const struct region *r = find_fault(fp, hva, &unit);
 
-	if (!r || r->lane != fp->params.lane) {
-		complain(fp, "a page fault outside every region of its userfaultfd", hva.addr);
+	if (!r) {
+		take_stray(fp, hva);
 		return;
 	}
-	unit = region_unit_of_hva(r, hva);
+	fp->n_strays = 0;
 	s = ask_for(fp, r, unit, now_ns);
 	if (page_state_is_final(s))
 		placement_answer(&fp->placer, r, unit, s, minor);
 }
 
 /*
- * Removals are noted before the lock is given up and before any fault of the
- * batch is looked at: the kernel may report a fault before the removal that
+ * Nothing of the batch before may be followed again by the next daemon: first it goes, then
+ * the count of what has been followed of it.
+ */
+static void batch_begin(struct fault_path *fp)
+{
+	if (!fp->placer.addresses)
+		return;
+	if (fp->params.events)
+		memset(fp->params.events, 0, FAULT_BATCH * sizeof(*fp->params.events));
+	atomic_signal_fence(memory_order_seq_cst);
+	address_map_follow(fp->placer.addresses, 0);
+}
+
+/*
+ * Removals and moves are noted before the lock is given up and before any fault
+ * of the batch is looked at: the kernel may report a fault before the removal that
  * caused it. The rest of the batch is copied: placing may have to read again.
  */
 static int read_batch(struct fault_path *fp, struct uffd_msg msgs[FAULT_BATCH])
@@ -263,10 +313,13 @@ static int read_batch(struct fault_path *fp, struct uffd_msg msgs[FAULT_BATCH])
 
 	if (lock)
 		pthread_mutex_lock(lock);
+	batch_begin(fp);
 	n = uffd_read(fp->params.uffd, into, FAULT_BATCH);
 	for (int i = 0; i < n; i++)
 		if (removal_is(&into[i]))
 			removal_take(&fp->placer, &into[i]);
+		else
+			remap_take(&fp->placer, fp->params.lane, &into[i], (size_t)i);
 	if (lock)
 		pthread_mutex_unlock(lock);
 	if (n > 0)

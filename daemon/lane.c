@@ -135,7 +135,9 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	        .map = params->map,
 	        .ledger = params->ledger,
 	        .mappings = &lane->mappings,
-	        .remove_lock = params->remove_events ? &lane->remove_lock : NULL,
+	        .addresses = params->addresses,
+	        .remove_lock =
+	                params->remove_events || params->addresses ? &lane->remove_lock : NULL,
 	        .pages_left = &lane->pages_left,
 	        .doubtful = &lane->doubtful,
 	        .zeros = lane->zeros,
@@ -218,6 +220,7 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 	lane->events = params->events;
 	lane->map = params->map;
 	lane->ledger = params->ledger;
+	lane->addresses = params->addresses;
 	lane->adopted = params->adopted;
 	if (rc == 0)
 		rc = copy_link(lane, params);
@@ -432,6 +435,27 @@ static void unregister_mapping(struct mapping *m, void *arg)
 		                      m->parts[i].n_units << m->parts[i].unit_shift);
 }
 
+/* Wherever the VMM has it now. */
+static int unregister_region(struct lane *lane, const struct region *r)
+{
+	const struct placer placer = {.addresses = lane->addresses};
+	uint64_t done = 0, n;
+	hva_t hva;
+	int rc = 0;
+
+	pthread_mutex_lock(&lane->remove_lock);
+	for (; done < region_n_units(r); done += n) {
+		int part = 0;
+
+		if (placement_where(&placer, r, r->first_unit + done, region_n_units(r) - done,
+		                    &hva, &n))
+			part = uffd_unregister(lane->uffd, hva, n << r->unit_shift);
+		rc = rc < 0 ? rc : part;
+	}
+	pthread_mutex_unlock(&lane->remove_lock);
+	return rc;
+}
+
 int lane_unregister(struct lane *lane, struct error *err)
 {
 	struct placer placer = {.map = lane->map, .ledger = lane->ledger};
@@ -443,7 +467,7 @@ int lane_unregister(struct lane *lane, struct error *err)
 
 		if (r->lane != lane->index)
 			continue;
-		rc = uffd_unregister(lane->uffd, r->hva, r->length_bytes);
+		rc = unregister_region(lane, r);
 		if (rc < 0 && rc != -ESRCH && rc != -ENOMEM) /* the VMM is gone */
 			return error_set_errno(err, rc, "unregister region %s", r->name);
 	}

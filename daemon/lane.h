@@ -76,7 +76,9 @@ struct lane_params {
 	uint32_t index;
 	int uffd; /* duplicated; registered already */
 	bool poison_supported;
-	bool remove_events;      /* UFFD_FEATURE_EVENT_REMOVE is on */
+	bool remove_events; /* UFFD_FEATURE_EVENT_REMOVE or _UNMAP is on */
+	struct address_area
+	        *addresses;      /* UFFD_FEATURE_EVENT_REMAP is on; outlives the lane; or NULL */
 	bool adopted;            /* map, ledger and events are what a dead daemon left */
 	struct uffd_msg *events; /* FAULT_BATCH of them, outlive the lane; or NULL (fault_path.h) */
 	const struct region_table *regions; /* of the whole migration; copied */

@@ -97,7 +97,8 @@ struct lane {
 
 	struct page_map *map;
 	struct ledger *ledger;
-	struct region_table *regions; /* the main thread's */
+	struct address_area *addresses; /* or NULL */
+	struct region_table *regions;   /* the main thread's */
 	struct region_table *urgent_regions, *bulk_regions;
 	struct stats urgent_stats, bulk_stats;
 	_Atomic uint64_t pages_left;

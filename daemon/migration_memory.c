@@ -277,6 +277,8 @@ static int lane_start(struct migration_memory *a, uint32_t index, bool adopted, 
 	        .uffd = a->from->fds[index],
 	        .poison_supported = a->uffds[index].poison_supported,
 	        .remove_events = a->uffds[index].remove_events,
+	        .addresses = a->uffds[index].remap_events ? state_memfd_addresses(a->state, index)
+	                                                  : NULL,
 	        .adopted = adopted,
 	        .regions = a->table,
 	        .map = &a->state->map,

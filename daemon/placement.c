@@ -17,18 +17,6 @@ enum kind {
 	KIND_ZERO
 };
 
-static void lock_removal(struct placer *p)
-{
-	if (p->remove_lock)
-		pthread_mutex_lock(p->remove_lock);
-}
-
-static void unlock_removal(struct placer *p)
-{
-	if (p->remove_lock)
-		pthread_mutex_unlock(p->remove_lock);
-}
-
 /* A page that is here already may be a dead daemon's work: so many times. */
 static bool is_doubtful(struct placer *p)
 {
@@ -45,7 +33,7 @@ static bool is_doubtful(struct placer *p)
  * must have its content before it is mapped here.
  */
 static struct resolve_result resolve_minor(struct placer *p, const struct region *r, uint64_t unit,
-                                           uint64_t len_bytes, const uint8_t *bytes)
+                                           hva_t hva, uint64_t len_bytes, const uint8_t *bytes)
 {
 	backing_off_t at = {r->fd_offset.off + region_unit_offset(r, unit)};
 	struct resolve_result w =
@@ -59,19 +47,20 @@ static struct resolve_result resolve_minor(struct placer *p, const struct region
 	}
 	for (uint64_t i = 0; i < len_bytes >> r->unit_shift; i++)
 		page_map_written(p->map, unit + i);
-	return resolve_continue(p->uffd, region_unit_hva(r, unit), len_bytes);
+	return resolve_continue(p->uffd, hva, len_bytes);
 }
 
 static struct resolve_result resolve_units(struct placer *p, const struct region *r, uint64_t unit,
-                                           uint64_t n, enum kind kind, const uint8_t *bytes)
+                                           hva_t hva, uint64_t n, enum kind kind,
+                                           const uint8_t *bytes)
 {
 	uint64_t len_bytes = n << r->unit_shift;
 
 	if (r->mode == REGION_MINOR)
-		return resolve_minor(p, r, unit, len_bytes, bytes);
+		return resolve_minor(p, r, unit, hva, len_bytes, bytes);
 	if (kind == KIND_ZERO && r->zeropage)
-		return resolve_zeropage(p->uffd, region_unit_hva(r, unit), len_bytes);
-	return resolve_copy(p->uffd, region_unit_hva(r, unit), len_bytes, bytes ? bytes : p->zeros);
+		return resolve_zeropage(p->uffd, hva, len_bytes);
+	return resolve_copy(p->uffd, hva, len_bytes, bytes ? bytes : p->zeros);
 }
 
 static void mark_placed(struct placer *p, const struct region *r, uint64_t unit, uint64_t n,
@@ -94,13 +83,13 @@ static void mark_placed(struct placer *p, const struct region *r, uint64_t unit,
  * UFFDIO_CONTINUE tells: EFAULT when the file has no page. In a private mapping
  * it cannot tell; better wait there than let the guest read zeros.
  */
-static bool page_exists(struct placer *p, const struct region *r, uint64_t unit)
+static bool page_exists(struct placer *p, const struct region *r, hva_t hva)
 {
 	struct resolve_result res;
 
 	if (r->backing != REGION_HUGETLB)
 		return true;
-	res = resolve_continue(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+	res = resolve_continue(p->uffd, hva, region_unit_bytes(r));
 	return res.outcome != RESOLVE_FATAL || res.error != EFAULT;
 }
 
@@ -138,15 +127,22 @@ static struct resolve_result place_claimed(struct placer *p, const struct region
 	while (done < n) {
 		const uint8_t *from = bytes ? bytes + (done << r->unit_shift) : NULL;
 		uint64_t tried = MIN(at_once, n - done), placed;
+		hva_t hva;
 
-		res = resolve_units(p, r, unit + done, tried, kind, from);
+		if (!placement_where(p, r, unit + done, tried, &hva, &tried)) {
+			settle(p, r, unit + done, false);
+			done++;
+			continue;
+		}
+		res = resolve_units(p, r, unit + done, hva, tried, kind, from);
 		placed = res.done_bytes >> r->unit_shift;
 		mark_placed(p, r, unit + done, placed, kind);
 		done += placed;
 		if (res.outcome == RESOLVE_UNMAPPED && tried > 1) {
 			/* A range that is not one mapping as a whole: which of it? */
 			at_once = 1;
-		} else if (res.outcome == RESOLVE_ALREADY && !page_exists(p, r, unit + done)) {
+		} else if (res.outcome == RESOLVE_ALREADY &&
+		           !page_exists(p, r, (hva_t){hva.addr + (placed << r->unit_shift)})) {
 			res.outcome = RESOLVE_NO_MEMORY;
 			break;
 		} else if (res.outcome == RESOLVE_ALREADY || res.outcome == RESOLVE_UNMAPPED) {
@@ -187,12 +183,12 @@ static int place(struct placer *p, const struct region *r, uint64_t first, uint6
 		uint64_t claimed, done = 0;
 		int rc;
 
-		lock_removal(p);
+		placement_lock(p);
 		claimed = claim_run(p, r, unit, end - unit);
 		res = place_claimed(p, r, unit, claimed, kind, from, &done);
 		if (done < claimed)
 			release_run(p, unit + done, claimed - done);
-		unlock_removal(p);
+		placement_unlock(p);
 		if (claimed == 0) {
 			stats_add(p->stats, pages_duplicate, region_unit_pages(r));
 			unit++;
@@ -222,10 +218,16 @@ int placement_zero(struct placer *p, const struct region *r, uint64_t first, uin
 int placement_map_written(struct placer *p, const struct region *r, uint64_t unit)
 {
 	for (;;) {
-		struct resolve_result res =
-		        resolve_continue(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+		struct resolve_result res;
+		uint64_t n;
+		hva_t hva;
 		int rc;
 
+		if (!placement_where(p, r, unit, 1, &hva, &n)) {
+			page_map_unmapped(p->map, unit);
+			return 0;
+		}
+		res = resolve_continue(p->uffd, hva, region_unit_bytes(r));
 		switch (res.outcome) {
 		case RESOLVE_DONE:
 		case RESOLVE_ALREADY:

@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "core/error.h"
+#include "daemon/address_map.h"
 #include "daemon/ledger.h"
 #include "daemon/mapping.h"
 #include "daemon/page_map.h"
@@ -53,9 +54,10 @@ struct placer {
 	const struct region_table *regions;
 	struct page_map *map;
 	struct ledger *ledger;
-	struct mapping_set *mappings; /* of other processes; NULL: none ever */
-	pthread_mutex_t *remove_lock; /* NULL without remove events */
-	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
+	struct address_area *addresses; /* what the VMM has moved; NULL: it cannot */
+	struct mapping_set *mappings;   /* of other processes; NULL: none ever */
+	pthread_mutex_t *remove_lock;   /* NULL without remove events */
+	_Atomic uint64_t *pages_left;   /* of the lane, 4 KiB */
 	_Atomic uint64_t
 	        *doubtful; /* units that a dead daemon may have placed (recovery.h), or NULL */
 	struct stats *stats;
@@ -98,6 +100,14 @@ void placement_answer(struct placer *p, const struct region *r, uint64_t unit, e
 /* The same for a fault in another process's mapping, at hva there. */
 void placement_answer_mapping(struct placer *p, struct mapping *m, hva_t hva,
                               const struct region *r, enum page_state s, bool minor);
+
+/*
+ * Where unit is in the VMM, and in *ret_n how many of n_units, one region's, lie together from
+ * there on. False: nowhere, *ret_n of them. With remove_lock held, or on the thread that reads
+ * the events.
+ */
+bool placement_where(const struct placer *p, const struct region *r, uint64_t unit,
+                     uint64_t n_units, hva_t *ret_hva, uint64_t *ret_n);
 
 /* Whoever waits for one of these units, in any process, faults again. One region's. */
 void placement_wake(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units);

@@ -49,7 +49,11 @@ void placement_answer_at(struct placer *p, int uffd, hva_t hva, bool poison_supp
 void placement_answer(struct placer *p, const struct region *r, uint64_t unit, enum page_state s,
                       bool minor)
 {
-	placement_answer_at(p, p->uffd, region_unit_hva(r, unit), p->poison_supported, r, s, minor);
+	uint64_t n;
+	hva_t hva;
+
+	if (placement_where(p, r, unit, 1, &hva, &n))
+		placement_answer_at(p, p->uffd, hva, p->poison_supported, r, s, minor);
 }
 
 void placement_remove(struct placer *p, const struct region *r, uint64_t unit)

@@ -38,7 +38,12 @@ void placement_wake_mappings(struct placer *p, uint64_t first, uint64_t n_units)
 
 void placement_wake(struct placer *p, const struct region *r, uint64_t first, uint64_t n_units)
 {
-	resolve_wake(p->uffd, region_unit_hva(r, first), n_units << r->unit_shift);
+	uint64_t done = 0, n;
+	hva_t hva;
+
+	for (; done < n_units; done += n)
+		if (placement_where(p, r, first + done, n_units - done, &hva, &n))
+			resolve_wake(p->uffd, hva, n << r->unit_shift);
 	placement_wake_mappings(p, first, n_units);
 }
 

@@ -5,6 +5,10 @@
 
 #include "daemon/placement.h"
 
+/* Keeps removals and moves away, where there are any. */
+void placement_lock(struct placer *p);
+void placement_unlock(struct placer *p);
+
 /* n units of region r are final now. */
 void placement_count_final(struct placer *p, const struct region *r, uint64_t n_units);
 

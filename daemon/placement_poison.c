@@ -25,6 +25,22 @@ static int ledger_write(struct placer *p, const struct region *r, uint64_t unit,
 	return ledger_append(p->ledger, &e);
 }
 
+/* Locked: between the look where it is and the ioctl other memory could be moved there. */
+static struct resolve_result marker_set(struct placer *p, const struct region *r, uint64_t unit)
+{
+	struct resolve_result res = {.outcome = RESOLVE_UNMAPPED};
+	uint64_t n;
+	hva_t hva;
+
+	placement_lock(p);
+	if (placement_where(p, r, unit, 1, &hva, &n))
+		res = resolve_poison(p->uffd, hva, region_unit_bytes(r));
+	if (res.outcome == RESOLVE_ALREADY || res.outcome == RESOLVE_UNMAPPED)
+		placement_wake(p, r, unit, 1);
+	placement_unlock(p);
+	return res;
+}
+
 /*
  * The claim is kept over every retry: between the ledger's entry and the marker
  * nobody else may place the unit. A removal in between changes nothing: poison
@@ -33,8 +49,7 @@ static int ledger_write(struct placer *p, const struct region *r, uint64_t unit,
 static int poison_claimed(struct placer *p, const struct region *r, uint64_t unit)
 {
 	for (;;) {
-		struct resolve_result res =
-		        resolve_poison(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
+		struct resolve_result res = marker_set(p, r, unit);
 		int rc;
 
 		switch (res.outcome) {
@@ -43,11 +58,9 @@ static int poison_claimed(struct placer *p, const struct region *r, uint64_t uni
 		case RESOLVE_ALREADY:
 			placement_warn_unexpected(p, r, unit,
 			                          "this page is lost, but could not be poisoned");
-			resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
 			return 0;
 		case RESOLVE_UNMAPPED:
 			placement_warn_unmapped(p, r, unit);
-			resolve_wake(p->uffd, region_unit_hva(r, unit), region_unit_bytes(r));
 			return 0;
 		default:
 			rc = placement_stopped_by(p, r, unit, res, "poison");

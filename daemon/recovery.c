@@ -8,13 +8,17 @@
 
 #include <errno.h>
 
+#include "daemon/remap.h"
 #include "daemon/removal.h"
 
 /* Read, and perhaps acted upon: what was noted already changes nothing. */
-static void take_events(struct placer *p, const struct uffd_msg *events, size_t n_events,
-                        struct recovery *found)
+static void take_events(struct placer *p, uint32_t lane, const struct uffd_msg *events,
+                        size_t n_events, struct recovery *found)
 {
-	for (size_t i = 0; i < n_events; i++) {
+	/* But what was moved must not be moved twice; nor what was before that be done again. */
+	for (size_t i = p->addresses ? address_map_followed(p->addresses) : 0; i < n_events; i++) {
+		if (remap_take(p, lane, &events[i], i))
+			found->n_moves++;
 		if (!removal_is(&events[i]))
 			continue;
 		removal_take(p, &events[i]);
@@ -95,7 +99,7 @@ int recovery_run(struct placer *p, uint32_t lane, const struct uffd_msg *events,
 	*ret = (struct recovery){0};
 	/* One more than there are: nothing may seem to be finished before all is counted. */
 	atomic_store(p->pages_left, lane_pages(p->regions, lane) + 1);
-	take_events(p, events, n_events, ret);
+	take_events(p, lane, events, n_events, ret);
 	rc = poison_again(p, lane, ret);
 	for (size_t i = 0; rc == 0 && i < p->regions->n_regions; i++) {
 		const struct region *r = &p->regions->regions[i];
@@ -112,7 +116,8 @@ int recovery_run(struct placer *p, uint32_t lane, const struct uffd_msg *events,
 	atomic_store(p->doubtful, ret->n_placing);
 	for (size_t i = 0; i < p->regions->n_regions; i++)
 		if (p->regions->regions[i].lane == lane)
-			resolve_wake(p->uffd, p->regions->regions[i].hva,
-			             p->regions->regions[i].length_bytes);
+			placement_wake(p, &p->regions->regions[i],
+			               p->regions->regions[i].first_unit,
+			               region_n_units(&p->regions->regions[i]));
 	return 0;
 }

@@ -29,6 +29,7 @@ struct recovery {
 	uint64_t n_placing;
 	uint64_t n_written;
 	uint64_t n_removed;
+	uint64_t n_moves;    /* not units: stretches that the VMM had moved */
 	uint64_t n_poisoned; /* of n_placing and n_requested: the ledger had them */
 	uint64_t n_left;     /* neither here, poisoned nor removed */
 };

@@ -10,8 +10,23 @@ bool removal_is(const struct uffd_msg *msg)
 	return msg->event == UFFD_EVENT_REMOVE || msg->event == UFFD_EVENT_UNMAP;
 }
 
+/* What has moved is found by its new place. */
+static void take_moved(struct placer *p, hva_t start, hva_t end)
+{
+	uint64_t unit, n;
+	size_t cursor = 0;
+
+	while (address_map_next(p->addresses, start, end, &cursor, &unit, &n))
+		for (uint64_t i = 0; i < n; i++)
+			placement_remove(p, region_find_unit(p->regions, unit + i), unit + i);
+}
+
 void removal_take(struct placer *p, const struct uffd_msg *msg)
 {
+	if (p->addresses && address_map_moved(p->addresses)) {
+		take_moved(p, (hva_t){msg->arg.remove.start}, (hva_t){msg->arg.remove.end});
+		return;
+	}
 	for (size_t i = 0; i < p->regions->n_regions; i++) {
 		const struct region *r = &p->regions->regions[i];
 		uint64_t at = MAX((uint64_t)msg->arg.remove.start, r->hva.addr);

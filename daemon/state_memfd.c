@@ -48,7 +48,8 @@ static struct state_header header_of(const struct uuid *id, uint64_t n_units, ui
 
 	h.map_offset = h.events_offset + page_align(n_lanes * LANE_EVENTS_BYTES);
 	h.ledger_offset = h.map_offset + page_align(n_units);
-	h.length_bytes = h.ledger_offset + page_align(ledger_area_bytes(h.ledger_capacity));
+	h.addresses_offset = h.ledger_offset + page_align(ledger_area_bytes(h.ledger_capacity));
+	h.length_bytes = h.addresses_offset + page_align(n_lanes * STATE_ADDRESSES_BYTES);
 	kept_header_sign(&h.head);
 	return h;
 }
@@ -64,6 +65,7 @@ static int state_map(struct state_memfd *s, const struct state_header *h, struct
 	s->base = base;
 	s->length_bytes = h->length_bytes;
 	s->events_offset = h->events_offset;
+	s->addresses_offset = h->addresses_offset;
 	s->n_lanes = (uint32_t)h->n_lanes;
 	page_map_init(&s->map, (char *)base + h->map_offset, h->n_units);
 	ledger_init(&s->ledger, (char *)base + h->ledger_offset, h->ledger_capacity);
@@ -158,6 +160,7 @@ static int check_sections(const struct state_header *h, struct error *err)
 	        {"events", h->events_offset, h->n_lanes * LANE_EVENTS_BYTES},
 	        {"page states", h->map_offset, h->n_units},
 	        {"ledger entries", h->ledger_offset, ledger_area_bytes(h->ledger_capacity)},
+	        {"addresses", h->addresses_offset, h->n_lanes * STATE_ADDRESSES_BYTES},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(sections); i++) {
@@ -207,6 +210,16 @@ static int check_ledger(const struct ledger *l, uint64_t n_units, struct error *
 	return 0;
 }
 
+/* That the units are the lane's, its regions tell. */
+static int check_addresses(struct state_memfd *s, struct error *err)
+{
+	for (uint32_t i = 0; i < s->n_lanes; i++)
+		if (!address_area_valid(state_memfd_addresses(s, i), s->map.n_units))
+			return error_set(err, -EBADMSG,
+			                 "where it has lane %u's memory makes no sense", i);
+	return 0;
+}
+
 static int open_checked(struct state_memfd *s, int fd, const struct uuid *id, struct error *err)
 {
 	struct state_header h;
@@ -220,6 +233,8 @@ static int open_checked(struct state_memfd *s, int fd, const struct uuid *id, st
 	s->fd = fd;
 	if ((r = state_map(s, &h, err)) == 0 && (r = check_map(&s->map, err)) == 0)
 		r = check_ledger(&s->ledger, h.n_units, err);
+	if (r == 0)
+		r = check_addresses(s, err);
 	if (r < 0)
 		s->fd = -1; /* the caller's again */
 	return r;
@@ -273,4 +288,10 @@ struct uffd_msg *state_memfd_events(struct state_memfd *s, uint32_t lane)
 {
 	assert(lane < s->n_lanes);
 	return (void *)((char *)s->base + s->events_offset + lane * LANE_EVENTS_BYTES);
+}
+
+struct address_area *state_memfd_addresses(struct state_memfd *s, uint32_t lane)
+{
+	assert(lane < s->n_lanes);
+	return (void *)((char *)s->base + s->addresses_offset + lane * STATE_ADDRESSES_BYTES);
 }

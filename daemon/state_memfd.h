@@ -13,13 +13,17 @@
 #include "core/error.h"
 #include "core/kept_memfd.h"
 #include "core/uffd_abi.h"
+#include "core/units.h"
 #include "core/uuid.h"
+#include "daemon/address_map.h"
 #include "daemon/ledger.h"
 #include "daemon/page_map.h"
 
 #define STATE_MAGIC "PCPYSTA1"
 #define STATE_EVENTS_MAX 16 /* a lane: one batch */
 #define STATE_LANES_MAX 16
+/* A lane's struct address_area, no cache line shared with another's. */
+#define STATE_ADDRESSES_BYTES align_up(sizeof(struct address_area), 64)
 
 /* Fixed layout: kept over restarts. Offsets in bytes, from the file's beginning. */
 struct state_header {
@@ -29,16 +33,18 @@ struct state_header {
 	uint64_t events_offset; /* n_lanes times STATE_EVENTS_MAX struct uffd_msg */
 	uint64_t map_offset;    /* n_units bytes */
 	uint64_t ledger_offset;
-	uint64_t ledger_capacity; /* entries */
-	uint64_t length_bytes;    /* of the file */
+	uint64_t ledger_capacity;  /* entries */
+	uint64_t length_bytes;     /* of the file */
+	uint64_t addresses_offset; /* n_lanes times STATE_ADDRESSES_BYTES */
 };
-_Static_assert(sizeof(struct state_header) == 96, "kept over restarts");
+_Static_assert(sizeof(struct state_header) == 104, "kept over restarts");
 
 struct state_memfd {
 	int fd;
 	void *base;
 	uint64_t length_bytes;
 	uint64_t events_offset;
+	uint64_t addresses_offset;
 	uint32_t n_lanes;
 	struct page_map map;
 	struct ledger ledger;
@@ -70,5 +76,8 @@ void state_memfd_drop_map(struct state_memfd *s);
 
 /* Where lane (< n_lanes) reads its batch into: STATE_EVENTS_MAX messages, 64-byte aligned. */
 struct uffd_msg *state_memfd_events(struct state_memfd *s, uint32_t lane);
+
+/* Where lane (< n_lanes) keeps what the VMM has moved. */
+struct address_area *state_memfd_addresses(struct state_memfd *s, uint32_t lane);
 
 #endif

@@ -20,8 +20,13 @@
 /* Set in the features of fdinfo once the handshake was done (fs/userfaultfd.c). */
 #define FEATURE_INITIALIZED (UINT64_C(1) << 31)
 
-/* A child of the VMM, or memory that moves, has no place in a guest's memory map. */
-#define FEATURES_REFUSED (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_SIGBUS)
+/* A child of the VMM has no place in a guest's memory map, and a guest cannot go on with SIGBUS. */
+#define FEATURES_REFUSED (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_SIGBUS)
+/*
+ * Without the event of a move the kernel takes moved memory out of the userfaultfd: its
+ * missing pages would be zeros (measured on 6.18).
+ */
+#define EVENTS_WANTED (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP)
 
 #define EVENTS (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP)
 
@@ -70,8 +75,8 @@ static int api_handshake(int fd, uint64_t features, uint64_t *ret_available)
 static int handshake(int fd, bool events, struct uffd_info *info, struct error *err)
 {
 	static const uint64_t wanted[] = {
-	        UFFD_FEATURE_POISON | UFFD_FEATURE_EVENT_REMOVE,
-	        UFFD_FEATURE_EVENT_REMOVE,
+	        UFFD_FEATURE_POISON | EVENTS_WANTED,
+	        EVENTS_WANTED,
 	        UFFD_FEATURE_POISON,
 	        0,
 	};
@@ -117,8 +122,8 @@ static int adopt(int fd, bool events, struct uffd_info *ret, struct error *err)
 	if (info.features & FEATURES_REFUSED)
 		return error_set(err, -EINVAL,
 		                 "the userfaultfd has features on that a guest's memory cannot be "
-		                 "served with (0x%" PRIx64 "): fork, remap or SIGBUS; open it "
-		                 "without them",
+		                 "served with (0x%" PRIx64 "): fork or SIGBUS; open it without "
+		                 "them, and keep the memory from children by MADV_DONTFORK",
 		                 info.features & FEATURES_REFUSED);
 	if (!events && (info.features & EVENTS))
 		return error_set(err, -EINVAL,
@@ -131,7 +136,8 @@ static int adopt(int fd, bool events, struct uffd_info *ret, struct error *err)
 	if (info.handshake_was_done)
 		info.poison_supported =
 		        (info.features & UFFD_FEATURE_POISON) || poison_ioctl_known(fd);
-	info.remove_events = info.features & UFFD_FEATURE_EVENT_REMOVE;
+	info.remove_events = info.features & (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP);
+	info.remap_events = info.features & UFFD_FEATURE_EVENT_REMAP;
 	flags = fcntl(fd, F_GETFL);
 	if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
 		return error_set_errno(err, -errno, "make the userfaultfd non-blocking");

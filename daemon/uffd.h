@@ -20,13 +20,14 @@ struct uffd_info {
 	bool handshake_was_done; /* by the VMM */
 	bool poison_supported;   /* UFFDIO_POISON works (asked of the kernel, not its version) */
 	bool remove_events;
+	bool remap_events;
 };
 
 /*
  * Make fd ready: check that it is a userfaultfd, do the handshake unless it
  * was done, set O_NONBLOCK (a blocking one always polls POLLERR). -EINVAL with
  * a text for another kind of file and for features that cannot be served
- * (fork, remap, SIGBUS).
+ * (fork, SIGBUS). The handshake turns the events of removals and moves on.
  */
 int uffd_adopt(int fd, struct uffd_info *ret, struct error *err);
 

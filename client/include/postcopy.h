@@ -268,6 +268,16 @@ struct postcopy_attach_params {
  * The handle keeps duplicates of the uffds: when the last reference to a uffd
  * closes, the kernel turns missing pages into zeros without a word.
  *
+ * Until the migration has ended the memory may be discarded (MADV_DONTNEED,
+ * MADV_REMOVE: it reads zeros then, unless it is lost) and moved (mremap()), and
+ * both wait until the daemon has taken note; a uffd of which the VMM does the
+ * handshake needs the features UFFD_FEATURE_EVENT_REMOVE and _EVENT_REMAP for
+ * that: without the latter missing pages of moved memory silently become zeros.
+ * _EVENT_FORK and _SIGBUS are refused.
+ *
+ * The regions are marked MADV_DONTFORK: a child process would read zeros there,
+ * and in shared memory make zeros of missing pages for the guest, too.
+ *
  * Memfd regions are marked MADV_NOHUGEPAGE, and must stay so while they hold
  * poisoned pages, after the end of the migration, too: collapsing shared memory
  * into a huge page makes the kernel forget them. postcopy_collapse() gives huge

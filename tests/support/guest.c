@@ -29,7 +29,9 @@ static const char usage_text[] =
         "  --hwpoison          lost pages really fail (MADV_HWPOISON, for good); none is reported\n"
         "  --by-process        let the agent read memfds through the process, too\n"
         "  --freeze            freeze at once\n"
-        "destination, which takes \"discard FIRST N\" (pages) and \"go\" on stdin when paused:\n"
+        "destination, which takes \"discard FIRST N\" (pages), \"replace FIRST N\" and \"go\" on "
+        "stdin\n"
+        "when paused:\n"
         "  --threads N         that touch every page in random order (default 4)\n"
         "  --partition         each page by one thread only\n"
         "  --uffds N           spread over the regions (default 1)\n"
@@ -43,6 +45,8 @@ static const char usage_text[] =
         "  --waits MS          tell of each touch that takes so long, and its end's time\n"
         "  --mapping-of PID    be no VMM, but a second process that maps the memory of this one\n"
         "  --other-file         with that: map a file of its own by mistake\n"
+        "  --events             with --registered: all events of removals and moves are on\n"
+        "  --moves N            memory is moved so often (mremap) while everything goes on\n"
         "  --stay               wait for \"go\" when the migration has completed\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
 
@@ -76,6 +80,8 @@ enum guest_option {
 	OPT_MAPPING_OF,
 	OPT_OTHER_FILE,
 	OPT_STAY,
+	OPT_MOVES,
+	OPT_EVENTS,
 };
 
 static const struct option options[] = {
@@ -108,6 +114,8 @@ static const struct option options[] = {
         {"mapping-of", required_argument, NULL, OPT_MAPPING_OF},
         {"other-file", no_argument, NULL, OPT_OTHER_FILE},
         {"stay", no_argument, NULL, OPT_STAY},
+        {"moves", required_argument, NULL, OPT_MOVES},
+        {"events", no_argument, NULL, OPT_EVENTS},
         {NULL, 0, NULL, 0},
 };
 
@@ -169,6 +177,10 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->collapse = true, 0;
 	case OPT_OTHER_FILE:
 		return g->other_file = true, 0;
+	case OPT_EVENTS:
+		return g->events = true, 0;
+	case OPT_MOVES:
+		return g->moves = (unsigned)strtoul(value, NULL, 0), g->moves ? 0 : -1;
 	case OPT_STAY:
 		return g->stay = true, 0;
 	case OPT_MAPPING_OF:
@@ -230,8 +242,11 @@ int main(int argc, char **argv)
 	status = guest_regions_map(&g);
 	if (status < 0)
 		return status == -ENOSPC ? GUEST_SKIP : GUEST_USAGE;
+	if (g.moves && guest_moves_init(&g) < 0)
+		return GUEST_USAGE;
 	status = run(&g);
 	poison_plan_free(g.plan);
 	free(g.given_back);
+	free((void *)g.page_at);
 	return status;
 }

@@ -6,6 +6,7 @@
 #ifndef SUPPORT_GUEST_H
 #define SUPPORT_GUEST_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -65,6 +66,7 @@ struct guest {
 	unsigned threads;     /* destination */
 	unsigned n_uffds;     /* destination */
 	bool registered;      /* destination: UFFDIO_API and UFFDIO_REGISTER by ourselves */
+	bool events;          /* destination: all that there are, with registered */
 	bool partition;       /* destination: each page by one thread only */
 	bool eager;           /* destination: touch without waiting for postcopy-active */
 	unsigned firecracker; /* destination: attach as Firecracker v1.N does; 0: by libpostcopy */
@@ -74,6 +76,7 @@ struct guest {
 	bool any_poison;      /* destination: every page may be lost, none may be wrong */
 	pid_t mapping_of;     /* destination: map the memory of this process, a VMM; 0: be one */
 	bool other_file;      /* with that: of another file of the same kind */
+	unsigned moves;       /* destination: so often memory is moved while it runs */
 	bool stay;            /* destination: awaits "go" when it has completed */
 	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
@@ -81,6 +84,7 @@ struct guest {
 
 	uint64_t n_pages; /* of all regions, 4 KiB */
 	bool *given_back; /* destination: n_pages; the page reads as zeros now, and is not written */
+	_Atomic(uint8_t *) *page_at; /* with moves: where each page is now */
 	struct poison_plan *plan;
 	struct postcopy *handle;
 };
@@ -101,14 +105,20 @@ enum poison_expectation guest_page_expect(const struct guest *g, uint64_t page);
 
 /*
  * guest_discard.c: what a balloon does. Give pages of one region back to the kernel and
- * print so; waits for the daemon to read the event. 0, -errno (said on stderr).
+ * print so; waits for the daemon to read the event. replace: unmap them, and map new memory
+ * there, which is nobody's business but the VMM's. 0, -errno (said on stderr).
  */
-int guest_discard(struct guest *g, uint64_t first_page, uint64_t n_pages);
+int guest_discard(struct guest *g, uint64_t first_page, uint64_t n_pages, bool replace);
 /* A page that was given back: all zeros. */
 bool guest_page_is_zeros(const struct guest *g, uint64_t page);
 
 /* guest_collapse.c: what is lost, and huge pages; printed. 0, -errno (said on stderr). */
 int guest_collapse(const struct guest *g);
+
+/* guest_move.c: memory that the VMM moves while all else goes on. 0 or -errno. */
+struct guest_touch;
+int guest_moves_init(struct guest *g);
+int guest_moves_start(struct guest_touch *touch, struct guest *g);
 
 /* guest_storm.c: pages that are given back while all else goes on; nobody writes to them. */
 struct guest_touch;

@@ -33,6 +33,9 @@ static int register_regions(const struct guest *g, const int *uffds)
 
 	for (unsigned i = 0; i < g->n_uffds; i++) {
 		api = (struct uffdio_api){.api = UFFD_API, .features = UFFD_FEATURE_POISON};
+		if (g->events)
+			api.features |= UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP |
+			                UFFD_FEATURE_EVENT_REMOVE;
 		if (ioctl(uffds[i], UFFDIO_API, &api) < 0)
 			return -errno;
 	}

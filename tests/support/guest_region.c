@@ -219,6 +219,8 @@ uint8_t *guest_page_address(const struct guest *g, uint64_t page)
 {
 	const struct guest_region *r = &g->regions[guest_region_of_page(g, page)];
 
+	if (g->page_at)
+		return atomic_load(&g->page_at[page]);
 	return r->address + (page - r->first_page) * PATTERN_PAGE;
 }
 

@@ -30,7 +30,8 @@
 enum found {
 	FOUND_HEALTHY = 1,
 	FOUND_LOST = 2,
-	FOUND_WRONG = 4
+	FOUND_WRONG = 4,
+	FOUND_MOVED = 8 /* not any more where it was: look again */
 };
 
 struct toucher {
@@ -67,19 +68,21 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 		return;
 	}
 	bus_armed = 0;
+	if (sig == SIGSEGV)
+		siglongjmp(bus_jump, FOUND_MOVED);
 	bus_code = info->si_code;
 	bus_lsb = info->si_code == BUS_MCEERR_AR ? info->si_addr_lsb : 0;
-	siglongjmp(bus_jump, 1);
+	siglongjmp(bus_jump, FOUND_LOST);
 }
 
 /* The write comes first for the thread that owns the page: it must survive what arrives later. */
 static enum found page_look(const struct pattern_page *pp, uint8_t *address, bool write,
                             enum pattern_word0 word0)
 {
-	int wrong;
+	int wrong, found = sigsetjmp(bus_jump, SAVE_MASK);
 
-	if (sigsetjmp(bus_jump, SAVE_MASK))
-		return FOUND_LOST;
+	if (found)
+		return (enum found)found;
 	bus_armed = 1;
 	if (write)
 		__atomic_store_n((uint64_t *)(void *)address, pattern_written_word(pp),
@@ -126,11 +129,14 @@ static void complain(struct guest_touch *t, uint64_t page, const char *what)
 static enum found look(struct guest_touch *t, uint64_t page, bool write)
 {
 	struct pattern_page pp = guest_pattern_page(t->guest, page);
-	enum found found = is_given_back(t->guest, page)
-	                           ? zeros_look(t->guest, page)
-	                           : page_look(&pp, guest_page_address(t->guest, page), write,
-	                                       PATTERN_WORD0_EITHER);
+	enum found found;
 
+	do
+		found = is_given_back(t->guest, page)
+		                ? zeros_look(t->guest, page)
+		                : page_look(&pp, guest_page_address(t->guest, page), write,
+		                            PATTERN_WORD0_EITHER);
+	while (found == FOUND_MOVED);
 	if (found == FOUND_WRONG && guest_storm_page(t->guest, page))
 		found = zeros_look(t->guest, page);
 	return found;
@@ -188,18 +194,27 @@ static void touch_timed(struct guest_touch *t, const struct toucher *self, uint6
 		             (unsigned long long)end);
 }
 
-/* "discard FIRST N" gives pages back; anything else, and the end of the input, is "go". */
-static void await_go(struct guest_touch *t)
+/* "discard FIRST N" and "replace FIRST N" do that to pages; anything else, and the end, is "go". */
+static bool take_order(struct guest *g, const char *line)
 {
 	unsigned long long first, n;
+	char word[16];
+
+	if (sscanf(line, "%15s %llu %llu", word, &first, &n) != 3)
+		return false;
+	if (guest_discard(g, first, n, !strcmp(word, "replace")) < 0)
+		_exit(GUEST_USAGE);
+	return true;
+}
+
+static void await_go(struct guest_touch *t)
+{
 	char line[64];
 
 	driven_event("paused", "%llu",
 	             (unsigned long long)(t->guest->pause_after * t->guest->threads));
-	while (fgets(line, sizeof(line), stdin) &&
-	       sscanf(line, "discard %llu %llu", &first, &n) == 2)
-		if (guest_discard(t->guest, first, n) < 0)
-			_exit(GUEST_USAGE);
+	while (fgets(line, sizeof(line), stdin) && take_order(t->guest, line))
+		;
 	pthread_mutex_lock(&t->lock);
 	t->go = true;
 	pthread_cond_broadcast(&t->changed);
@@ -287,7 +302,8 @@ int guest_touch_new(struct guest *g, struct guest_touch **ret)
 	t->touchers = calloc(g->threads, sizeof(*t->touchers));
 	pthread_mutex_init(&t->lock, NULL);
 	pthread_cond_init(&t->changed, NULL);
-	if (!t->found || !t->touchers || sigaction(SIGBUS, &action, NULL) < 0) {
+	if (!t->found || !t->touchers || sigaction(SIGBUS, &action, NULL) < 0 ||
+	    (g->moves && sigaction(SIGSEGV, &action, NULL) < 0)) {
 		guest_touch_free(t);
 		return -ENOMEM;
 	}
@@ -318,6 +334,8 @@ int guest_touch_start(struct guest_touch *t)
 		pthread_detach(t->touchers[i].thread);
 	}
 	driven_event("touching", "%u", t->guest->threads);
+	if (t->guest->moves && guest_moves_start(t, t->guest) < 0)
+		return -EAGAIN;
 	return t->guest->storm ? guest_storm_start(t, t->guest) : 0;
 }
 

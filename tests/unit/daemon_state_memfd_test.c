@@ -243,7 +243,7 @@ static void another_file(void **state)
 	refuse(pipes[1], -EINVAL, "is not a memory file");
 	refuse(open("/dev/zero", O_RDWR | O_CLOEXEC), -EINVAL, "is not a memory file");
 	refuse(memfd_create("test", MFD_CLOEXEC), -EBADMSG,
-	       "it has 0 bytes, less than a header of 96");
+	       "it has 0 bytes, less than a header of 104");
 	refuse(copy_of(s, 95, seals), -EBADMSG, "it has 95 bytes");
 	refuse(copy_of(s, s->length_bytes - 1, seals), -EBADMSG, "but its header says");
 	refuse(copy_of(s, s->length_bytes + 1, seals), -EBADMSG, "but its header says");
@@ -302,7 +302,7 @@ static void bad_header(void **state)
 	       "written by a newer version (format 2, this one reads up to 1): install that "
 	       "version again");
 	refuse(damaged(make_unversioned, true), -EPROTONOSUPPORT, "too old (format 0");
-	refuse(damaged(make_header_short, true), -EBADMSG, "its header has 40 bytes, expected 96");
+	refuse(damaged(make_header_short, true), -EBADMSG, "its header has 40 bytes, expected 104");
 	refuse(damaged(make_map_odd, false), -EBADMSG, "its header's checksum is 0x");
 	refuse(damaged(make_another, false), -EBADMSG, "its header's checksum is 0x");
 	refuse(damaged(make_another, true), -EBADMSG,

@@ -62,14 +62,15 @@ static void adopts_a_raw_one(void **state)
 	assert_true(again.handshake_was_done);
 	assert_true(again.features == info.features);
 	assert_int_equal(again.poison_supported, has_poison);
-	assert_true(again.remove_events);
+	assert_true(again.remove_events && again.remap_events);
 }
 
 static void adopts_one_that_is_handshaken(void **state)
 {
 	static const uint64_t features[] = {
 	        0, UFFD_FEATURE_EVENT_REMOVE, UFFD_FEATURE_MISSING_SHMEM,
-	        UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EVENT_UNMAP};
+	        UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EVENT_UNMAP,
+	        UFFD_FEATURE_EVENT_REMAP};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
@@ -79,7 +80,9 @@ static void adopts_one_that_is_handshaken(void **state)
 		assert_int_equal(uffd_adopt(fd, &info, NULL), 0);
 		assert_true(info.handshake_was_done);
 		assert_true(info.features == features[i]);
-		assert_int_equal(info.remove_events, !!(features[i] & UFFD_FEATURE_EVENT_REMOVE));
+		assert_int_equal(info.remove_events, !!(features[i] & (UFFD_FEATURE_EVENT_REMOVE |
+		                                                       UFFD_FEATURE_EVENT_UNMAP)));
+		assert_int_equal(info.remap_events, !!(features[i] & UFFD_FEATURE_EVENT_REMAP));
 		/* Not asked for at the handshake, but the kernel has it: found out. */
 		assert_int_equal(info.poison_supported, has_poison);
 	}
@@ -174,7 +177,6 @@ static void refuses_features_that_cannot_be_served(void **state)
 		uint64_t feature;
 		const char *text;
 	} refused[] = {{UFFD_FEATURE_EVENT_FORK, "(0x2)"},
-	               {UFFD_FEATURE_EVENT_REMAP, "(0x4)"},
 	               {UFFD_FEATURE_SIGBUS, "(0x80)"},
 	               {UFFD_FEATURE_SIGBUS | UFFD_FEATURE_EVENT_REMOVE, "(0x80)"}};
 
@@ -189,7 +191,7 @@ static void refuses_features_that_cannot_be_served(void **state)
 		if (uffd_negotiate(fd, refused[i].feature, &available) < 0)
 			continue;
 		assert_int_equal(uffd_adopt(fd, &info, &err), -EINVAL);
-		assert_non_null(strstr(err.text, "fork, remap or SIGBUS; open it without them"));
+		assert_non_null(strstr(err.text, "fork or SIGBUS; open it without them"));
 		assert_non_null(strstr(err.text, refused[i].text));
 		assert_int_equal(info.features, 77);
 	}
