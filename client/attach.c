@@ -12,13 +12,16 @@
 #include <sys/mman.h>
 
 #include "client/internal.h"
+#include "client/split.h"
 #include "core/cleanup.h"
 #include "core/fdpass.h"
 
+#define ATTACH_FLAGS_KNOWN (POSTCOPY_ATTACH_MAPPING | POSTCOPY_ATTACH_SPLIT)
+
 static int params_check(const struct postcopy_attach_params *p, struct error *err)
 {
-	int r = reserved_check(p->flags & ~POSTCOPY_ATTACH_MAPPING, p->reserved,
-	                       ARRAY_SIZE(p->reserved), err);
+	int r = reserved_check(p->flags & ~ATTACH_FLAGS_KNOWN, p->reserved, ARRAY_SIZE(p->reserved),
+	                       err);
 
 	if (r == 0)
 		r = token_check(p->token, p->token_len, err);
@@ -176,15 +179,58 @@ static int regions_keep_from_children(const struct postcopy_attach_params *p, st
 	return 0;
 }
 
+/* Regions that the VMM has registered are cut where it has done so. */
+static int split_check(const struct postcopy_attach_params *p, struct error *err)
+{
+	if (p->flags & POSTCOPY_ATTACH_MAPPING)
+		return error_set(
+		        err, -EINVAL,
+		        "POSTCOPY_ATTACH_SPLIT does not go with POSTCOPY_ATTACH_MAPPING: a "
+		        "further mapping's faults are served by the lanes of the VMM's "
+		        "attach");
+	for (size_t i = 0; i < p->n_regions; i++)
+		if (p->regions[i].flags & POSTCOPY_REGION_REGISTERED)
+			return error_set(err, -EINVAL,
+			                 "region %s: POSTCOPY_REGION_REGISTERED does not go with "
+			                 "POSTCOPY_ATTACH_SPLIT: pass raw uffds, and let the "
+			                 "daemon register what each of them gets",
+			                 p->regions[i].name);
+	return 0;
+}
+
+/* *to: as *p, but with the regions as they are sent. *ret_pieces, which it may name, is the caller's. */
+static int regions_split(const struct postcopy_attach_params *p, struct postcopy_attach_params *to,
+                         struct postcopy_region **ret_pieces, struct error *err)
+{
+	int r;
+
+	*to = *p;
+	if (!(p->flags & POSTCOPY_ATTACH_SPLIT))
+		return 0;
+	r = split_check(p, err);
+	if (r < 0)
+		return r;
+	*ret_pieces = calloc(POSTCOPY_REGIONS_MAX, sizeof(**ret_pieces));
+	if (!*ret_pieces)
+		return error_set_errno(err, -ENOMEM, "cannot split %zu regions", p->n_regions);
+	to->regions = *ret_pieces;
+	return split_regions(p->regions, p->n_regions, p->n_uffds, *ret_pieces, &to->n_regions,
+	                     err);
+}
+
 static int attach(const struct postcopy_attach_params *p, struct postcopy **ret, struct error *err)
 {
+	_cleanup_free_ struct postcopy_region *pieces = NULL;
+	struct postcopy_attach_params split;
 	struct attach_request request = {0};
 	struct fd_table fds = {.n_fds = 0};
 	struct postcopy *h = NULL;
 	int r = params_check(p, err);
 
 	if (r == 0)
-		r = request_fill(p, &request, &fds, err);
+		r = regions_split(p, &split, &pieces, err);
+	if (r == 0)
+		r = request_fill(&split, &request, &fds, err);
 	if (r == 0)
 		r = link_new(p->socket_path, false, p->timeout_ms, &h, err);
 	if (r == 0)

@@ -31,6 +31,7 @@ static json_t *region_json(const struct control_region *r)
 	set(o, "backing", json_string(r->backing));
 	set(o, "mode", json_string(r->mode));
 	set_number(o, "lane", r->lane);
+	set_number(o, "pieces", r->pieces);
 	return o;
 }
 

@@ -122,7 +122,7 @@ static void print_faults(FILE *out, const struct control_migration *m)
 
 static void print_regions(FILE *out, const struct control_migration *m)
 {
-	char length[24], page[24];
+	char length[24], page[24], lane[24];
 
 	if (m->n_regions == 0)
 		return;
@@ -131,10 +131,14 @@ static void print_regions(FILE *out, const struct control_migration *m)
 	for (size_t i = 0; i < m->n_regions; i++) {
 		const struct control_region *r = &m->regions[i];
 
-		fprintf(out, "%-16s %#18" PRIx64 " %10s %8s %-10s %-8s %4" PRIu32 "\n", r->name,
-		        r->gpa.addr, units_format_bytes(length, sizeof(length), r->length_bytes),
+		if (r->pieces > 1)
+			snprintf(lane, sizeof(lane), "%" PRIu32 " pieces", r->pieces);
+		else
+			snprintf(lane, sizeof(lane), "%4" PRIu32, r->lane);
+		fprintf(out, "%-16s %#18" PRIx64 " %10s %8s %-10s %-8s %s\n", r->name, r->gpa.addr,
+		        units_format_bytes(length, sizeof(length), r->length_bytes),
 		        units_format_bytes(page, sizeof(page), r->page_size_bytes), r->backing,
-		        r->mode, r->lane);
+		        r->mode, lane);
 	}
 }
 

@@ -246,18 +246,26 @@ static int take_huge_run(struct bulk_stream *s, const struct region *r, const st
 
 static int check_run(const struct bulk_stream *s, const struct page_run *run, struct error *err)
 {
-	const struct region *r = region_find_page(s->params.regions, run->first);
+	uint64_t page = run->first, left = run->count;
 
-	if (!r || run->count > region_n_pages(r) - (run->first - r->first_page))
+	if (!region_run_valid(s->params.regions, page, left))
 		return error_set(err, -EPROTO,
 		                 "the source streamed pages %" PRIu64 "+%" PRIu32
 		                 ", outside every region",
 		                 run->first, run->count);
-	if (r->lane != s->params.lane)
-		return error_set(err, -EPROTO,
-		                 "the source streamed page %" PRIu64 " of region %s, which belongs "
-		                 "to lane %" PRIu32 ", not %" PRIu32,
-		                 run->first, r->name, r->lane, s->params.lane);
+	while (left > 0) {
+		const struct region *r = NULL;
+		uint64_t n = region_run_part(s->params.regions, page, left, &r);
+
+		if (r->lane != s->params.lane)
+			return error_set(err, -EPROTO,
+			                 "the source streamed page %" PRIu64
+			                 " of region %s, which belongs to lane %" PRIu32
+			                 ", not %" PRIu32,
+			                 page, r->name, r->lane, s->params.lane);
+		page += n;
+		left -= n;
+	}
 	return 0;
 }
 
@@ -277,14 +285,35 @@ static int check_pages(const struct bulk_stream *s, const struct page_message *m
 	return rc;
 }
 
+static int take_part(struct bulk_stream *s, const struct region *r, const struct page_run *part,
+                     const uint8_t *bytes, struct error *err)
+{
+	if (region_unit_pages(r) > 1)
+		return take_huge_run(s, r, part, bytes, err);
+	return place_units(s, r, region_unit_of_page(r, part->first), part->count, part->kind,
+	                   bytes);
+}
+
+/* It was checked. Two pieces of a region may follow each other in one lane. */
 static int take_run(struct bulk_stream *s, const struct page_run *run, const uint8_t *bytes,
                     struct error *err)
 {
-	const struct region *r = region_find_page(s->params.regions, run->first);
+	struct page_run part = *run;
+	uint32_t done = 0;
+	int rc = 0;
 
-	if (region_unit_pages(r) > 1)
-		return take_huge_run(s, r, run, bytes, err);
-	return place_units(s, r, region_unit_of_page(r, run->first), run->count, run->kind, bytes);
+	while (rc == 0 && done < run->count) {
+		const struct region *r = NULL;
+
+		part.first = run->first + done;
+		part.count = (uint32_t)region_run_part(s->params.regions, part.first,
+		                                       run->count - done, &r);
+		rc = take_part(s, r, &part, bytes, err);
+		done += part.count;
+		if (run->kind == PAGE_KIND_DATA)
+			bytes += (size_t)part.count << WIRE_PAGE_SHIFT;
+	}
+	return rc;
 }
 
 static int take_pages(struct bulk_stream *s, const struct page_message *m, struct error *err)

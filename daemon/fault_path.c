@@ -317,7 +317,7 @@ static int read_batch(struct fault_path *fp, struct uffd_msg msgs[FAULT_BATCH])
 	n = uffd_read(fp->params.uffd, into, FAULT_BATCH);
 	for (int i = 0; i < n; i++)
 		if (removal_is(&into[i]))
-			removal_take(&fp->placer, &into[i]);
+			removal_take(&fp->placer, fp->params.lane, &into[i]);
 		else
 			remap_take(&fp->placer, fp->params.lane, &into[i], (size_t)i);
 	if (lock)
@@ -583,9 +583,8 @@ static int check_poison(const struct fault_path *fp, const struct page_runs *run
 {
 	for (size_t i = 0; i < runs->n_runs; i++) {
 		const struct page_run *run = &runs->runs[i];
-		const struct region *r = region_find_page(fp->params.regions, run->first);
 
-		if (!r || run->count > region_n_pages(r) - (run->first - r->first_page))
+		if (!region_run_valid(fp->params.regions, run->first, run->count))
 			return error_set(err, -EPROTO,
 			                 "the source reports poison for pages %" PRIu64 "+%" PRIu32
 			                 ", outside every region",
@@ -594,17 +593,28 @@ static int check_poison(const struct fault_path *fp, const struct page_runs *run
 	return 0;
 }
 
+/* What of it is in this lane's pieces; the other lanes are told as well. */
 static int take_poison_run(struct fault_path *fp, const struct page_run *run,
                            enum ledger_reason reason)
 {
-	const struct region *r = region_find_page(fp->params.regions, run->first);
-	uint64_t first, last;
+	uint64_t page = run->first, left = run->count;
+	int rc = 0;
 
-	if (r->lane != fp->params.lane)
-		return 0; /* that lane is told as well */
-	first = region_unit_of_page(r, run->first);
-	last = region_unit_of_page(r, run->first + run->count - 1);
-	return placement_result(placement_poison(&fp->placer, r, first, last - first + 1, reason));
+	while (rc == 0 && left > 0) {
+		const struct region *r = NULL;
+		uint64_t n = region_run_part(fp->params.regions, page, left, &r);
+
+		if (r->lane == fp->params.lane) {
+			uint64_t first = region_unit_of_page(r, page);
+			uint64_t last = region_unit_of_page(r, page + n - 1);
+
+			rc = placement_result(
+			        placement_poison(&fp->placer, r, first, last - first + 1, reason));
+		}
+		page += n;
+		left -= n;
+	}
+	return rc;
 }
 
 static int take_poison(struct fault_path *fp, const struct page_message *m, struct error *err)

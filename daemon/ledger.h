@@ -30,11 +30,11 @@ const char *ledger_reason_name(enum ledger_reason r);
 /* Fixed layout: it is kept over restarts. */
 struct ledger_entry {
 	uint64_t unit;
-	uint64_t offset_bytes; /* in the region */
+	uint64_t offset_bytes; /* in the region as the source knows it, whatever its pieces */
 	gpa_t gpa;
 	uint64_t lost_bytes; /* the unit's size */
 	uint64_t time_us;    /* since the epoch */
-	uint32_t region;     /* index in the table */
+	uint32_t region;     /* index in the table, of a piece */
 	uint32_t reason;     /* enum ledger_reason */
 	uint8_t padding[16];
 };

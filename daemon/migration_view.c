@@ -69,25 +69,33 @@ static void view_counters(const struct migration *m, struct control_migration *v
 	histogram_log2(&s.urgent.fault_ns, NS_PER_US, v->latency_log2_us);
 }
 
+/* n pieces of one region, of which r is the first. */
+static void view_region(const struct region *r, size_t n, struct control_region *c)
+{
+	const struct region *last = r + n - 1;
+
+	snprintf(c->name, sizeof(c->name), "%s", r->name);
+	c->gpa = r->gpa;
+	c->length_bytes = last->piece_offset_bytes + last->length_bytes;
+	c->page_size_bytes = region_unit_bytes(r);
+	snprintf(c->backing, sizeof(c->backing), "%s", region_backing_name(r->backing));
+	snprintf(c->mode, sizeof(c->mode), "%s", region_mode_name(r->mode));
+	c->lane = r->lane;
+	c->pieces = (uint32_t)n;
+}
+
 static int view_regions(const struct migration *m, struct control_migration *v)
 {
-	if (!m->regions)
+	const struct region_table *t = m->regions;
+
+	if (!t)
 		return 0;
-	v->regions = calloc(m->regions->n_regions, sizeof(*v->regions));
+	v->regions = calloc(t->n_regions, sizeof(*v->regions));
 	if (!v->regions)
 		return -ENOMEM;
-	v->n_regions = m->regions->n_regions;
-	for (size_t i = 0; i < v->n_regions; i++) {
-		const struct region *r = &m->regions->regions[i];
-		struct control_region *c = &v->regions[i];
-
-		snprintf(c->name, sizeof(c->name), "%s", r->name);
-		c->gpa = r->gpa;
-		c->length_bytes = r->length_bytes;
-		c->page_size_bytes = region_unit_bytes(r);
-		snprintf(c->backing, sizeof(c->backing), "%s", region_backing_name(r->backing));
-		snprintf(c->mode, sizeof(c->mode), "%s", region_mode_name(r->mode));
-		c->lane = r->lane;
+	for (size_t i = 0, n; i < t->n_regions; i += n) {
+		n = region_n_pieces(t, i);
+		view_region(&t->regions[i], n, &v->regions[v->n_regions++]);
 	}
 	return 0;
 }

@@ -14,7 +14,7 @@ static int ledger_write(struct placer *p, const struct region *r, uint64_t unit,
 {
 	struct ledger_entry e = {
 	        .unit = unit,
-	        .offset_bytes = region_unit_offset(r, unit),
+	        .offset_bytes = region_unit_named_offset(r, unit),
 	        .gpa = region_unit_gpa(r, unit),
 	        .lost_bytes = region_unit_bytes(r),
 	        .time_us = clock_realtime_us(),

@@ -30,7 +30,7 @@ void placement_warn_unexpected(struct placer *p, const struct region *r, uint64_
 	          "region %s offset %" PRIu64
 	          ": memory is mapped where the guest's page should still be missing; the VMM "
 	          "touched it before it attached, or placed it itself; %s",
-	          r->name, region_unit_offset(r, unit), consequence);
+	          r->name, region_unit_named_offset(r, unit), consequence);
 	p->callbacks->report(PLACEMENT_WARNING, unit, &e, p->user);
 }
 
@@ -44,7 +44,7 @@ void placement_warn_unmapped(struct placer *p, const struct region *r, uint64_t 
 	error_set(&e, -ENOENT,
 	          "region %s offset %" PRIu64
 	          ": the VMM unmapped or replaced this memory; ignoring its pages",
-	          r->name, region_unit_offset(r, unit));
+	          r->name, region_unit_named_offset(r, unit));
 	p->callbacks->report(PLACEMENT_WARNING, unit, &e, p->user);
 }
 
@@ -54,7 +54,7 @@ int placement_fail(struct placer *p, const struct region *r, uint64_t unit, int 
 	struct error e;
 
 	error_set_errno(&e, -error_number, "region %s offset %" PRIu64 ": cannot %s a page",
-	                r->name, region_unit_offset(r, unit), what);
+	                r->name, region_unit_named_offset(r, unit), what);
 	p->callbacks->report(PLACEMENT_FAILED, unit, &e, p->user);
 	return e.code;
 }

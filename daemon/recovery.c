@@ -21,7 +21,7 @@ static void take_events(struct placer *p, uint32_t lane, const struct uffd_msg *
 			found->n_moves++;
 		if (!removal_is(&events[i]))
 			continue;
-		removal_take(p, &events[i]);
+		removal_take(p, lane, &events[i]);
 		found->n_removed++;
 	}
 }

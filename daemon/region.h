@@ -7,6 +7,11 @@
  * A unit is what is placed as a whole: one page of the region's mapping (4 KiB,
  * 2 MiB). Units of all regions of a migration are numbered in table order; the
  * page map has one entry a unit. Wire pages are always 4 KiB.
+ *
+ * A region of the source may be handed over in pieces, each with a lane of its
+ * own: entries of one name that follow each other by guest-physical address. To
+ * the data path a piece is a region like any other; to the source, and to people,
+ * they are one.
  */
 #ifndef DAEMON_REGION_H
 #define DAEMON_REGION_H
@@ -45,8 +50,9 @@ struct region {
 	backing_off_t fd_offset;
 	uint64_t file_device, file_inode; /* of memory_fd; 0: unknown */
 	bool zeropage;                    /* UFFDIO_ZEROPAGE works on it (from UFFDIO_REGISTER) */
-	uint64_t first_unit;              /* set by region_table_new() */
-	uint64_t first_page;              /* wire number; REGION_NO_PAGE until matched */
+	uint64_t piece_offset_bytes; /* of a piece in its region, else 0; by region_table_new() */
+	uint64_t first_unit;         /* set by region_table_new() */
+	uint64_t first_page;         /* wire number; REGION_NO_PAGE until matched */
 };
 
 struct region_table {
@@ -64,8 +70,9 @@ struct region_source {
 };
 
 /*
- * Check what a VMM handed over and number its units: names unique and not
- * empty, lengths > 0, page size a power of two from 4 KiB to 1 GiB, everything
+ * Check what a VMM handed over and number its units: names not empty, and unique
+ * but for pieces, which follow each other in the table and in guest-physical
+ * addresses, with one page size, backing and mode; lengths > 0, page size a power of two from 4 KiB to 1 GiB, everything
  * aligned to it, no wrap-around, no overlap of host-virtual or guest-physical
  * ranges, lanes < n_lanes and each with a region, MINOR only with a memory
  * file. -EINVAL with a text that names the region. Copies the array.
@@ -78,7 +85,8 @@ DEFINE_CLEANUP(struct region_table, region_table_free)
 
 /*
  * Give each region its first wire page by the source's table (matched by name;
- * guest-physical address and length must be equal, both tables complete).
+ * guest-physical address and length, of all pieces together, must be equal, both
+ * tables complete).
  * -EINVAL with a text that names the difference; the table is then unchanged.
  */
 int region_table_match(struct region_table *t, const struct region_source *source, size_t n_source,
@@ -89,6 +97,17 @@ const struct region *region_find_hva(const struct region_table *t, hva_t hva);
 const struct region *region_find_gpa(const struct region_table *t, gpa_t gpa);
 const struct region *region_find_page(const struct region_table *t, uint64_t page);
 const struct region *region_find_unit(const struct region_table *t, uint64_t unit);
+
+/* How many entries from the i-th on, which is a region's first piece, are that region. */
+size_t region_n_pieces(const struct region_table *t, size_t i);
+
+/*
+ * Wire pages as the source names them: whether they lie in one of its regions, and how
+ * many of them, from the first on, lie in the same piece as that (*ret). 0: in none.
+ */
+bool region_run_valid(const struct region_table *t, uint64_t page, uint64_t n_pages);
+uint64_t region_run_part(const struct region_table *t, uint64_t page, uint64_t n_pages,
+                         const struct region **ret);
 
 static inline uint64_t region_unit_bytes(const struct region *r)
 {
@@ -121,10 +140,16 @@ static inline uint64_t region_unit_of_page(const struct region *r, uint64_t page
 	return r->first_unit + (((page - r->first_page) << WIRE_PAGE_SHIFT) >> r->unit_shift);
 }
 
-/* Byte offset of a unit in its region. */
+/* Byte offset of a unit in its entry of the table. */
 static inline uint64_t region_unit_offset(const struct region *r, uint64_t unit)
 {
 	return (unit - r->first_unit) << r->unit_shift;
+}
+
+/* The same in the region that people know by this name, of which this may be a piece. */
+static inline uint64_t region_unit_named_offset(const struct region *r, uint64_t unit)
+{
+	return r->piece_offset_bytes + region_unit_offset(r, unit);
 }
 
 static inline hva_t region_unit_hva(const struct region *r, uint64_t unit)

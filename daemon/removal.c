@@ -21,7 +21,7 @@ static void take_moved(struct placer *p, hva_t start, hva_t end)
 			placement_remove(p, region_find_unit(p->regions, unit + i), unit + i);
 }
 
-void removal_take(struct placer *p, const struct uffd_msg *msg)
+void removal_take(struct placer *p, uint32_t lane, const struct uffd_msg *msg)
 {
 	if (p->addresses && address_map_moved(p->addresses)) {
 		take_moved(p, (hva_t){msg->arg.remove.start}, (hva_t){msg->arg.remove.end});
@@ -32,6 +32,9 @@ void removal_take(struct placer *p, const struct uffd_msg *msg)
 		uint64_t at = MAX((uint64_t)msg->arg.remove.start, r->hva.addr);
 		uint64_t end = MIN((uint64_t)msg->arg.remove.end, r->hva.addr + r->length_bytes);
 
+		/* An unmap is told to each lane that it concerns, and to each in its full length. */
+		if (r->lane != lane)
+			continue;
 		for (; at < end; at += region_unit_bytes(r))
 			placement_remove(p, r, region_unit_of_hva(r, (hva_t){at}));
 	}

@@ -14,9 +14,9 @@
 bool removal_is(const struct uffd_msg *msg);
 
 /*
- * Note a removal for every unit of p's regions that it covers. On the thread that
- * reads the events, with the other placers' lock held. Twice is the same as once.
+ * Note a removal for every unit of this lane's regions that it covers. On the thread
+ * that reads the events, with the other placers' lock held. Twice is the same as once.
  */
-void removal_take(struct placer *p, const struct uffd_msg *msg);
+void removal_take(struct placer *p, uint32_t lane, const struct uffd_msg *msg);
 
 #endif

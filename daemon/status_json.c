@@ -85,6 +85,7 @@ static json_t *regions_json(const struct control_migration *v)
 		put_text(o, "backing", r->backing);
 		put_text(o, "mode", r->mode);
 		put_number(o, "lane", r->lane);
+		put_number(o, "pieces", r->pieces);
 		json_array_append_new(a, o);
 	}
 	return a;

@@ -30,6 +30,7 @@ static int report_regions(const struct export *e, struct control_migration *m)
 		to->gpa = r->gpa;
 		to->length_bytes = r->length_bytes;
 		to->page_size_bytes = r->page_size_bytes;
+		to->pieces = 1;
 		(void)snprintf(to->backing, sizeof(to->backing), "%s", backing_name(r->backing));
 		(void)snprintf(to->mode, sizeof(to->mode), "%s",
 		               r->memory.kind == MEMORY_FILE ? "file" : "process");

@@ -197,7 +197,8 @@ struct postcopy_region {
 	uint64_t page_size;
 	enum postcopy_backing backing;
 	enum postcopy_mode mode; /* attach; an export ignores it */
-	uint32_t uffd;           /* attach: index into the parameters' uffds */
+	/* Attach: index into the parameters' uffds; POSTCOPY_ATTACH_SPLIT ignores it. */
+	uint32_t uffd;
 	/*
 	 * The memory file, or -1 (NOT 0) for none. Attach: needed in mode MINOR; in
 	 * mode MISSING by those who map it beside the VMM (POSTCOPY_ATTACH_MAPPING);
@@ -242,6 +243,27 @@ POSTCOPY_PUBLIC int postcopy_poison_supported(void);
  * (a vhost-user back end). See postcopy_attach().
  */
 #define POSTCOPY_ATTACH_MAPPING (UINT32_C(1) << 0)
+
+/*
+ * Split the regions over all uffds (postcopy_attach()). For a guest whose faults
+ * are too many for one userfaultfd and one thread of the daemon: some tens of
+ * vCPUs that fault at once, and a host with CPUs for the daemon's threads, two for
+ * each uffd. The source needs to know nothing of it.
+ *
+ * The regions are passed whole, their uffd is ignored, and the uffds must be raw.
+ * Each uffd gets the same share of the memory in stripes that alternate, 64 MiB
+ * or 1/128 of the memory long, whichever is more (where that is more than its
+ * share: the whole share). Regions are cut at addresses that are multiples of
+ * 2 MiB and of page_size, so that no huge page is divided; the kernel divides the
+ * mapping there until the migration has completed. All else is as without the
+ * flag: names, reports and postcopy_collapse() know whole regions.
+ *   -EINVAL  also when a region is POSTCOPY_REGION_REGISTERED, or when there are
+ *            more uffds than pieces of 2 MiB (or a page_size) to be had
+ * Not with POSTCOPY_ATTACH_MAPPING; and a further mapping over several of the pieces
+ * is refused, for its uffd would be more than one lane's: a guest with vhost-user
+ * back ends that attach is not split.
+ */
+#define POSTCOPY_ATTACH_SPLIT (UINT32_C(1) << 1)
 
 struct postcopy_attach_params {
 	const char *socket_path;  /* NULL: POSTCOPY_ATTACH_SOCKET; "@name": abstract */

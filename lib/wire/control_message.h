@@ -121,7 +121,8 @@ struct control_region {
 	uint64_t page_size_bytes;
 	char backing[CONTROL_WORD_MAX];
 	char mode[CONTROL_WORD_MAX];
-	uint32_t lane;
+	uint32_t lane;   /* of its first piece */
+	uint32_t pieces; /* 1: whole */
 };
 
 struct control_poisoned {

@@ -38,6 +38,7 @@ static int region_get(const Postcopy__Control__V1__Region *in, struct control_re
 	to->length_bytes = in->length;
 	to->page_size_bytes = in->page_size;
 	to->lane = in->lane;
+	to->pieces = in->pieces;
 	return r;
 }
 

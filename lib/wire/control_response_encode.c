@@ -34,6 +34,7 @@ static int region_put(struct wire_arena *a, const struct control_region *from,
 	to->length = from->length_bytes;
 	to->page_size = from->page_size_bytes;
 	to->lane = from->lane;
+	to->pieces = from->pieces;
 	if (!PUT_TEXT(a, from, to, backing) || !PUT_TEXT(a, from, to, mode))
 		return -ENOMEM;
 	return body_string_put(from->name, sizeof(from->name), TEXT_NAME, &to->name);

@@ -35,6 +35,7 @@ static const char usage_text[] =
         "  --threads N         that touch every page in random order (default 4)\n"
         "  --partition         each page by one thread only\n"
         "  --uffds N           spread over the regions (default 1)\n"
+        "  --split N           over N userfaultfds, by libpostcopy\n"
         "  --registered        do UFFDIO_API and UFFDIO_REGISTER before the attach\n"
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
@@ -67,6 +68,7 @@ enum guest_option {
 	OPT_THREADS,
 	OPT_PARTITION,
 	OPT_UFFDS,
+	OPT_SPLIT,
 	OPT_REGISTERED,
 	OPT_EAGER,
 	OPT_PAUSE_AFTER,
@@ -101,6 +103,7 @@ static const struct option options[] = {
         {"threads", required_argument, NULL, OPT_THREADS},
         {"partition", no_argument, NULL, OPT_PARTITION},
         {"uffds", required_argument, NULL, OPT_UFFDS},
+        {"split", required_argument, NULL, OPT_SPLIT},
         {"registered", no_argument, NULL, OPT_REGISTERED},
         {"eager", no_argument, NULL, OPT_EAGER},
         {"pause-after", required_argument, NULL, OPT_PAUSE_AFTER},
@@ -152,6 +155,9 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->threads = (unsigned)strtoul(value, NULL, 0), g->threads ? 0 : -1;
 	case OPT_PARTITION:
 		return g->partition = true, 0;
+	case OPT_SPLIT:
+		g->driven.attach_flags |= POSTCOPY_ATTACH_SPLIT;
+		/* fallthrough */
 	case OPT_UFFDS:
 		g->n_uffds = (unsigned)strtoul(value, NULL, 0);
 		return g->n_uffds && g->n_uffds <= POSTCOPY_UFFDS_MAX ? 0 : -1;

@@ -10,7 +10,7 @@
 
 #include "support/pattern.h"
 
-#define PLACES 9
+#define PLACES 14
 
 static bool plan_has(const struct poison_plan *plan, uint32_t region, uint64_t page)
 {
@@ -41,6 +41,11 @@ static uint64_t place(const struct poison_region *r, size_t i)
 	        512,
 	        r->n_pages / 2 + 1,
 	        r->n_pages / 2 + 2,
+	        r->n_pages / 2 - 1, /* where it is split, over two or four lanes */
+	        r->n_pages / 4,
+	        r->n_pages / 4 - 1,
+	        r->n_pages / 4 * 3,
+	        r->n_pages / 4 * 3 - 1,
 	};
 
 	return places[i];

@@ -344,6 +344,72 @@ static void test_wrong_parameters(void **state)
 	teardown(&s);
 }
 
+#define SPLIT_BYTES (UINT64_C(16) << 20)
+
+/* ram0 over both uffds, piece after piece; what is too small to be cut is whole. */
+static void script_split(struct fake *f)
+{
+	uint64_t bytes[2] = {0}, at = 0;
+
+	fake_receive(f, ATTACH_REQUEST_ATTACH);
+	FAKE_CHECK(f, f->request.attach.n_uffds == 2 && f->n_fds == 3);
+	for (size_t i = 0; !f->server.failed_line && i < f->request.attach.n_regions; i++) {
+		const struct attach_region *r = &f->request.attach.regions[i];
+
+		if (strcmp(r->name, "ram0") != 0) {
+			FAKE_CHECK(f, r->length_bytes == 2 * FAKE_PAGE && r->has_fd);
+			continue;
+		}
+		FAKE_CHECK(f, r->uffd < 2 && r->gpa.addr == UINT64_C(0x40000000) + at);
+		FAKE_CHECK(f, r->hva.addr - at == f->request.attach.regions[0].hva.addr);
+		at += r->length_bytes;
+		bytes[r->uffd % 2] += r->length_bytes;
+	}
+	FAKE_CHECK(f, at == SPLIT_BYTES && bytes[0] >= SPLIT_BYTES / 4);
+	FAKE_CHECK(f, bytes[1] >= SPLIT_BYTES / 4);
+	fake_ack(f, 0, "");
+	fake_expect_close(f);
+}
+
+static void test_split(void **state)
+{
+	struct postcopy *h = NULL;
+	struct setup s;
+	void *memory = mmap(NULL, SPLIT_BYTES, PROT_READ | PROT_WRITE,
+	                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	char text[384] = "";
+
+	(void)state;
+	assert_true(memory != MAP_FAILED);
+	SETUP(s, script_split);
+	s.regions[0].guest_physical_address = 0x40000000;
+	s.regions[0].address = memory;
+	s.regions[0].length = SPLIT_BYTES;
+	s.regions[0].uffd = 99; /* ignored */
+	s.params.flags = POSTCOPY_ATTACH_SPLIT;
+	assert_int_equal(postcopy_attach(&s.params, &h, text, sizeof(text)), 0);
+	postcopy_close(h, POSTCOPY_CLOSE_FORCE);
+	teardown(&s);
+	munmap(memory, SPLIT_BYTES);
+}
+
+static void test_wrong_split(void **state)
+{
+	struct setup s;
+
+	(void)state;
+	SETUP(s, NULL);
+	s.params.flags = POSTCOPY_ATTACH_SPLIT;
+	s.regions[2].flags = POSTCOPY_REGION_REGISTERED;
+	EXPECT_WRONG(s, -EINVAL,
+	             "region ram2: POSTCOPY_REGION_REGISTERED does not go with "
+	             "POSTCOPY_ATTACH_SPLIT");
+	s.regions[2].flags = 0;
+	s.params.n_regions = 1; /* of 16 KiB */
+	EXPECT_WRONG(s, -EINVAL, "2 uffds, but the memory can be split into 1 pieces only");
+	teardown(&s);
+}
+
 static size_t open_uffds(void)
 {
 	size_t n = 0;
@@ -441,6 +507,8 @@ int main(void)
 	        cmocka_unit_test(test_no_daemon),
 	        cmocka_unit_test(test_wrong_tables),
 	        cmocka_unit_test(test_wrong_parameters),
+	        cmocka_unit_test(test_split),
+	        cmocka_unit_test(test_wrong_split),
 	        cmocka_unit_test(test_keeps_uffds),
 	        cmocka_unit_test(test_shared_memory_stays_small),
 	        cmocka_unit_test(test_small_helpers),

@@ -3,7 +3,7 @@
  * Promises of daemon/region.h: what a VMM hands over is refused with a text
  * that names the region and the value unless it can be served as it is; units
  * and wire pages are numbered without holes; a place is found from its first
- * byte to its last and not beyond.
+ * byte to its last and not beyond; the pieces of a region are, to the source, one.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -329,6 +329,194 @@ static void refuses_tables_that_do_not_match(void **state)
 	        "region high is at guest-physical 0x100000000 here and 0x200000000 on the source");
 }
 
+/* ---- pieces of one region ---- */
+
+#define PIECE_HVA(i) (DEVICE_HVA + (i)*16 * MIB)
+
+/* "high" in three pieces, one of each lane and one more, between whole regions. */
+static const struct region in_pieces[] = {
+        {.name = "low",
+         .gpa = {0},
+         .hva = {LOW_HVA},
+         .length_bytes = MIB,
+         .unit_shift = 12,
+         .memory_fd = -1},
+        {.name = "high",
+         .gpa = {4 * GIB},
+         .hva = {PIECE_HVA(0)},
+         .length_bytes = 4 * MIB,
+         .unit_shift = 21,
+         .backing = REGION_HUGETLB,
+         .lane = 1,
+         .memory_fd = -1},
+        {.name = "high",
+         .gpa = {4 * GIB + 4 * MIB},
+         .hva = {PIECE_HVA(2)}, /* wherever the VMM has it */
+         .length_bytes = 2 * MIB,
+         .unit_shift = 21,
+         .backing = REGION_HUGETLB,
+         .memory_fd = -1},
+        {.name = "high",
+         .gpa = {4 * GIB + 6 * MIB},
+         .hva = {PIECE_HVA(1)},
+         .length_bytes = 2 * MIB,
+         .unit_shift = 21,
+         .backing = REGION_HUGETLB,
+         .lane = 2,
+         .memory_fd = -1},
+        {.name = "device",
+         .gpa = {2 * GIB},
+         .hva = {HIGH_HVA},
+         .length_bytes = 3 * 4096,
+         .unit_shift = 12,
+         .memory_fd = -1},
+};
+#define N_PIECES ARRAY_SIZE(in_pieces)
+
+static struct region_table *pieces_table(void)
+{
+	struct region_table *t = NULL;
+	struct error err = {0};
+
+	assert_int_equal(region_table_new(in_pieces, N_PIECES, 3, &t, &err), 0);
+	assert_non_null(t);
+	return t;
+}
+
+static void pieces_are_one_region_to_the_source(void **state)
+{
+	_cleanup_(cleanup_region_table_free) struct region_table *t = pieces_table();
+	static const uint64_t first_pages[] = {3, 259, 259 + 1024, 259 + 1536, 0};
+	static const uint64_t offsets[] = {0, 0, 4 * MIB, 6 * MIB, 0};
+
+	(void)state;
+	assert_int_equal(region_table_match(t, source_good, 3, NULL), 0);
+	for (size_t i = 0; i < N_PIECES; i++) {
+		const struct region *r = &t->regions[i];
+		uint64_t last = r->first_unit + region_n_units(r) - 1;
+
+		assert_int_equal(r->first_page, first_pages[i]);
+		assert_int_equal(r->piece_offset_bytes, offsets[i]);
+		assert_int_equal(region_unit_named_offset(r, last),
+		                 offsets[i] + r->length_bytes - region_unit_bytes(r));
+		assert_ptr_equal(region_find_page(t, region_unit_page(r, last)), r);
+	}
+	assert_int_equal(t->total_bytes, 9 * MIB + 3 * 4096);
+	assert_int_equal(region_n_pieces(t, 0), 1);
+	assert_int_equal(region_n_pieces(t, 1), 3);
+	assert_int_equal(region_n_pieces(t, 4), 1);
+}
+
+static void spoil_piece(void (*spoil)(struct region *r), const char *text)
+{
+	struct region regions[N_PIECES];
+	struct region_table *t = NULL;
+	struct error err = {0};
+
+	memcpy(regions, in_pieces, sizeof(in_pieces));
+	spoil(regions);
+	assert_int_equal(region_table_new(regions, N_PIECES, 3, &t, &err), -EINVAL);
+	assert_null(t);
+	if (!strstr(err.text, text))
+		fail_msg("\"%s\" instead of \"%s\"", err.text, text);
+}
+
+static void piece_gap(struct region *r)
+{
+	r[3].gpa.addr += 2 * MIB;
+}
+static void piece_overlap(struct region *r)
+{
+	r[2].gpa.addr -= 2 * MIB;
+}
+static void piece_order(struct region *r)
+{
+	struct region first = r[1];
+
+	r[1] = r[2];
+	r[2] = first;
+}
+static void piece_apart(struct region *r)
+{
+	struct region device = r[4];
+
+	r[4] = r[3];
+	r[3] = device;
+}
+static void piece_page_size(struct region *r)
+{
+	r[2].unit_shift = 12;
+}
+static void piece_backing(struct region *r)
+{
+	r[3].backing = REGION_MEMFD;
+}
+static void piece_mode(struct region *r)
+{
+	r[2].mode = REGION_MINOR;
+	r[2].memory_fd = 7;
+}
+
+static void refuses_what_is_no_piece(void **state)
+{
+	(void)state;
+	spoil_piece(piece_gap, "two regions have the name high, and the second is not the next "
+	                       "piece of the first: it begins at guest-physical 0x100800000, not "
+	                       "at 0x100600000 where the one before it ends");
+	spoil_piece(piece_overlap, "begins at guest-physical 0x100200000, not at 0x100400000");
+	spoil_piece(piece_order, "begins at guest-physical 0x100000000, not at 0x100600000");
+	spoil_piece(piece_apart, "two regions have the name high, with others between them");
+	spoil_piece(piece_page_size, "the pieces of region high differ: at guest-physical "
+	                             "0x100400000 hugetlb memory with pages of 4096 bytes in mode "
+	                             "missing, before that hugetlb with 2097152 in mode missing");
+	spoil_piece(piece_backing, "the pieces of region high differ: at guest-physical "
+	                           "0x100600000 memfd");
+	spoil_piece(piece_mode, "in mode minor, before that hugetlb with 2097152 in mode missing");
+}
+
+static void pieces_match_as_a_whole(void **state)
+{
+	_cleanup_(cleanup_region_table_free) struct region_table *t = pieces_table();
+	struct region_source s[3];
+	struct error err = {0};
+
+	(void)state;
+	memcpy(s, source_good, sizeof(source_good));
+	s[2].length_bytes = 4 * MIB; /* the first piece alone */
+	assert_int_equal(region_table_match(t, s, 3, &err), -EINVAL);
+	assert_string_equal(err.text,
+	                    "region high is 8388608 bytes here and 4194304 on the source");
+	assert_int_equal(region_table_match(t, source_good, 2, &err), -EINVAL);
+	assert_string_equal(err.text, "the source has 2 regions, the VMM here attached 3");
+	assert_true(t->regions[2].first_page == REGION_NO_PAGE);
+}
+
+/* Of wire pages: device 0..2, low 3..258, high from 259 in pieces of 1024, 512 and 512. */
+static void runs_are_divided_at_pieces(void **state)
+{
+	_cleanup_(cleanup_region_table_free) struct region_table *t = pieces_table();
+	const struct region *r = NULL;
+
+	(void)state;
+	assert_int_equal(region_table_match(t, source_good, 3, NULL), 0);
+	assert_true(region_run_valid(t, 259, 2048));
+	assert_true(region_run_valid(t, 259 + 1023, 2));
+	assert_true(region_run_valid(t, 259 + 1535, 513));
+	assert_true(region_run_valid(t, 3, 256));
+	assert_false(region_run_valid(t, 259, 2049));       /* past the end */
+	assert_false(region_run_valid(t, 258, 2));          /* into another region */
+	assert_false(region_run_valid(t, 2, 2));            /* the same, neither in pieces */
+	assert_false(region_run_valid(t, 259 + 2048, 1));   /* nowhere */
+	assert_false(region_run_valid(t, 258, UINT32_MAX)); /* all of these */
+	assert_int_equal(region_run_part(t, 259 + 1000, 600, &r), 24);
+	assert_ptr_equal(r, &t->regions[1]);
+	assert_int_equal(region_run_part(t, 259 + 1024, 576, &r), 512);
+	assert_ptr_equal(r, &t->regions[2]);
+	assert_int_equal(region_run_part(t, 259 + 1536, 64, &r), 64);
+	assert_ptr_equal(r, &t->regions[3]);
+	assert_int_equal(region_run_part(t, 259 + 2048, 1, &r), 0);
+}
+
 /* ---- finding ---- */
 
 static void finds_by_host_address(void **state)
@@ -433,6 +621,10 @@ int main(void)
 	        cmocka_unit_test(accepts_neighbours),
 	        cmocka_unit_test(numbers_pages_in_the_sources_order),
 	        cmocka_unit_test(refuses_tables_that_do_not_match),
+	        cmocka_unit_test(pieces_are_one_region_to_the_source),
+	        cmocka_unit_test(refuses_what_is_no_piece),
+	        cmocka_unit_test(pieces_match_as_a_whole),
+	        cmocka_unit_test(runs_are_divided_at_pieces),
 	        cmocka_unit_test(finds_by_host_address),
 	        cmocka_unit_test(finds_by_guest_address),
 	        cmocka_unit_test(finds_by_unit_and_page),

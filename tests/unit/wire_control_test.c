@@ -326,7 +326,7 @@ static void migration_fill(struct control_migration *m, struct control_region *r
 	strcpy(m->state_text, "connection refused\n");
 	strcpy(m->peer, "host:1");
 	strcpy(m->peer_identity, "src");
-	*region = (struct control_region){"ram", {1}, 2, 3, "memfd", "minor", 4};
+	*region = (struct control_region){"ram", {1}, 2, 3, "memfd", "minor", 4, 5};
 	*poisoned = (struct control_poisoned){"ram", 1, {2}, 3, "reported", "src", 4};
 	m->regions = region;
 	m->n_regions = 1;
@@ -346,6 +346,7 @@ static void assert_migration_equal(const struct control_migration *a,
 	assert_string_equal(a->regions[0].mode, b->regions[0].mode);
 	assert_true(a->regions[0].gpa.addr == 1 && a->regions[0].length_bytes == 2);
 	assert_true(a->regions[0].page_size_bytes == 3 && a->regions[0].lane == 4);
+	assert_true(a->regions[0].pieces == 5);
 	assert_string_equal(a->poisoned[0].region, b->poisoned[0].region);
 	assert_string_equal(a->poisoned[0].reason, b->poisoned[0].reason);
 	assert_string_equal(a->poisoned[0].reporter, b->poisoned[0].reporter);

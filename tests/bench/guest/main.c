@@ -18,6 +18,7 @@ static const char usage_text[] =
         "  --regions N         of the same size, SIZE together (default 1)\n"
         "  --zero-percent N    of the pages\n"
         "  --uffds N           destination: spread over the regions (default 1)\n"
+        "  --split             destination: the regions over the uffds by libpostcopy\n"
         "  --peer-identity SAN source: of the destination's certificate\n"
         "  --alias             source: all regions are the same memory\n"
         "  --huge              source: in transparent huge pages; destination: able to be\n";
@@ -31,6 +32,7 @@ enum guest_option {
 	OPT_REGIONS,
 	OPT_ZERO_PERCENT,
 	OPT_UFFDS,
+	OPT_SPLIT,
 	OPT_PEER_IDENTITY,
 	OPT_ALIAS,
 	OPT_HUGE,
@@ -45,6 +47,7 @@ static const struct option options[] = {
         {"regions", required_argument, NULL, OPT_REGIONS},
         {"zero-percent", required_argument, NULL, OPT_ZERO_PERCENT},
         {"uffds", required_argument, NULL, OPT_UFFDS},
+        {"split", no_argument, NULL, OPT_SPLIT},
         {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
         {"alias", no_argument, NULL, OPT_ALIAS},
         {"huge", no_argument, NULL, OPT_HUGE},
@@ -76,6 +79,8 @@ static int take_option(struct guest *g, int option)
 		return take_number(&g->zero_percent, 0, 100);
 	case OPT_UFFDS:
 		return take_number(&g->n_uffds, 1, POSTCOPY_UFFDS_MAX);
+	case OPT_SPLIT:
+		return g->driven.attach_flags |= POSTCOPY_ATTACH_SPLIT, 0;
 	case OPT_PEER_IDENTITY:
 		return g->driven.peer_identity = optarg, 0;
 	case OPT_ALIAS:
