@@ -72,6 +72,16 @@ def test_mixed_lanes_and_small_regions():
              poison=6, options=["--uffds", "2", "--registered"])
 
 
+def test_split_anonymous():
+    """Borders between the userfaultfds are none between huge pages, and divide none."""
+    collapse("ram0:anon:64M", poison=14, options=["--split", "4"])
+    collapse("ram0:anon:64M", "tiny:anon:64K", options=["--split", "3"], poison=0)
+
+
+def test_split_memfd():
+    collapse("ram0:memfd-minor:64M", poison=14, options=["--split", "3"])
+
+
 def test_more_than_one_reply():
     """Hundreds of lost pages apart from each other: the list comes in several pieces."""
     guest = collapse("ram0:memfd:64M", poison=500)
@@ -108,5 +118,5 @@ def test_borders_memfd():
 
 
 main(test_anonymous, test_memfd, test_memfd_minor, test_nothing_lost,
-     test_mixed_lanes_and_small_regions, test_more_than_one_reply, test_borders_anonymous,
+     test_mixed_lanes_and_small_regions, test_split_anonymous, test_split_memfd, test_more_than_one_reply, test_borders_anonymous,
      test_borders_memfd)

@@ -86,6 +86,12 @@ def test_killed_often_lanes():
                  options=("--uffds", "4", "--threads", "8"), limit="60M")
 
 
+def test_killed_often_split():
+    """The same with two regions that libpostcopy splits over four userfaultfds."""
+    killed_often("ram0:memfd-minor:96M", "ram1:anon:32M",
+                 options=("--split", "4", "--threads", "8"), limit="60M")
+
+
 def test_killed_often_hugetlb():
     """The same with huge pages, which are lost as a whole."""
     with HugePages(72):
@@ -262,7 +268,7 @@ def test_vmm_dies_while_nobody_is_there():
         wait_until("its descriptors are gone", lambda: len(bed.stored()) == 2)
 
 
-main(test_killed_often, test_killed_often_minor, test_killed_often_lanes,
+main(test_killed_often, test_killed_often_minor, test_killed_often_lanes, test_killed_often_split,
      test_killed_often_hugetlb, test_killed_before_the_attach, test_killed_during_the_attach, test_killed_before_the_answer,
      test_settings_hold, test_lost_source_stays_lost, test_killed_while_the_source_is_told,
      test_shown_after_the_end, test_vmm_dies_while_nobody_is_there)

@@ -71,8 +71,14 @@ static const uint8_t lane_token[16] = "only for the two";
 struct spec {
 	enum memory_kind kind;
 	uint64_t n_units;
-	uint32_t lane;
+	uint32_t lane; /* | SPEC_PIECE: of the region that the spec before is one of */
 };
+#define SPEC_PIECE 0x100U
+
+static inline uint32_t spec_lane(const struct spec *spec)
+{
+	return spec->lane & ~SPEC_PIECE;
+}
 
 struct part {
 	uint8_t *base;
@@ -146,12 +152,16 @@ static inline void bed_map(struct bed *b, size_t i, const struct spec *spec, str
 	        .unit_shift = shift,
 	        .backing = backings[spec->kind],
 	        .mode = spec->kind == MEMORY_MEMFD_MINOR ? REGION_MINOR : REGION_MISSING,
-	        .lane = spec->lane,
+	        .lane = spec_lane(spec),
 	        .memory_fd = p->memfd,
 	};
 	snprintf(r->name, sizeof(r->name), "ram%zu", i);
-	must(uffd_register(b->uffds[spec->lane], r->hva, r->length_bytes, r->mode == REGION_MINOR,
-	                   &ioctls, NULL) == 0);
+	if (spec->lane & SPEC_PIECE) {
+		memcpy(r->name, r[-1].name, sizeof(r->name));
+		r->gpa.addr = r[-1].gpa.addr + r[-1].length_bytes;
+	}
+	must(uffd_register(b->uffds[spec_lane(spec)], r->hva, r->length_bytes,
+	                   r->mode == REGION_MINOR, &ioctls, NULL) == 0);
 	r->zeropage = ioctls & (UINT64_C(1) << _UFFDIO_ZEROPAGE);
 }
 
@@ -188,15 +198,27 @@ static inline void bed_lane_new(struct bed *b, uint32_t index)
 		fail_msg("%s", err.text);
 }
 
+/* What the source has: pieces are one. At most PARTS_MAX. */
+static inline size_t bed_sources(const struct bed *b, struct region_source *ret)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < b->table->n_regions; i++) {
+		const struct region *r = &b->table->regions[i];
+
+		if (r->piece_offset_bytes == 0)
+			ret[n++] = (struct region_source){r->name, r->gpa, 0};
+		ret[n - 1].length_bytes += r->length_bytes;
+	}
+	return n;
+}
+
 static inline void bed_number_pages(struct bed *b)
 {
 	struct region_source sources[PARTS_MAX];
+	size_t n = bed_sources(b, sources);
 
-	for (size_t i = 0; i < b->table->n_regions; i++)
-		sources[i] =
-		        (struct region_source){b->table->regions[i].name, b->table->regions[i].gpa,
-		                               b->table->regions[i].length_bytes};
-	must(region_table_match(b->table, sources, b->table->n_regions, NULL) == 0);
+	must(region_table_match(b->table, sources, n, NULL) == 0);
 	b->n_pages = b->table->total_bytes >> WIRE_PAGE_SHIFT;
 	b->kinds = calloc(b->n_pages, sizeof(b->kinds[0]));
 	b->lost = calloc(b->table->n_units, sizeof(b->lost[0]));
@@ -229,7 +251,7 @@ static inline struct bed *bed_start(const struct spec *specs, size_t n)
 	b->source = pki_context(b->pki, "source", "ca", NULL);
 	b->destination = pki_context(b->pki, "destination", "ca", NULL);
 	for (size_t i = 0; i < n; i++)
-		b->n_lanes = MAX(b->n_lanes, specs[i].lane + 1);
+		b->n_lanes = MAX(b->n_lanes, spec_lane(&specs[i]) + 1);
 	for (uint32_t i = 0; i < b->n_lanes; i++) {
 		b->uffds[i] = uffd_open();
 		must(b->uffds[i] >= 0);
@@ -585,18 +607,19 @@ static inline struct peer *peer_accept_hello(struct bed *b, uint32_t lane, enum 
 static inline struct page_message hello_ack(const struct bed *b, bool frozen,
                                             struct wire_region *regions)
 {
-	for (size_t i = 0; i < b->table->n_regions; i++) {
-		const struct region *r = &b->table->regions[i];
+	struct region_source sources[PARTS_MAX];
+	size_t n = bed_sources(b, sources);
+
+	for (size_t i = 0; i < n; i++) {
+		const struct region_source *s = &sources[i];
 
 		regions[i] = (struct wire_region){
-		        .gpa = r->gpa, .length_bytes = r->length_bytes, .page_size_bytes = PAGE};
-		memcpy(regions[i].name, r->name, sizeof(regions[i].name));
+		        .gpa = s->gpa, .length_bytes = s->length_bytes, .page_size_bytes = PAGE};
+		snprintf(regions[i].name, sizeof(regions[i].name), "%s", s->name);
 	}
-	return (struct page_message){.type = PAGE_MESSAGE_HELLO_ACK,
-	                             .hello_ack = {.version = 1,
-	                                           .regions = regions,
-	                                           .n_regions = b->table->n_regions,
-	                                           .frozen = frozen}};
+	return (struct page_message){
+	        .type = PAGE_MESSAGE_HELLO_ACK,
+	        .hello_ack = {.version = 1, .regions = regions, .n_regions = n, .frozen = frozen}};
 }
 
 static inline void peer_welcome(struct peer *p, bool frozen)
