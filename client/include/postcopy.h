@@ -246,9 +246,10 @@ POSTCOPY_PUBLIC int postcopy_poison_supported(void);
 
 /*
  * Split the regions over all uffds (postcopy_attach()). For a guest whose faults
- * are too many for one userfaultfd and one thread of the daemon: some tens of
- * vCPUs that fault at once, and a host with CPUs for the daemon's threads, two for
- * each uffd. The source needs to know nothing of it.
+ * are too many for one userfaultfd, one thread of the daemon and one connection:
+ * some tens of vCPUs that fault at once, or a path that loses packets. Each uffd
+ * takes two threads of the daemon and two of the agent: on hosts that have no CPUs
+ * for these it makes the guest slower. The source needs to know nothing of it.
  *
  * The regions are passed whole, their uffd is ignored, and the uffds must be raw.
  * Each uffd gets the same share of the memory in stripes that alternate, 64 MiB

@@ -195,16 +195,19 @@ class Guest:
     count = 0
 
     def __init__(self, bed, size=512 * MIB, memory="anon", source_memory=None, regions=1, lanes=1,
-                 zero_percent=0, alias=False):
+                 zero_percent=0, alias=False, split=False,
+                 hot_percent=100):
         Guest.count += 1
         self.bed, self.size = bed, size
         self.id = str(uuid.uuid4())
         self.token = bed.token_file()
         self.active_ns = 0
         self.destination = None
-        self.common = ["--size", size, "--regions", max(regions, lanes),
+        self.common = ["--size", size, "--regions", regions if split else max(regions, lanes),
                        "--zero-percent", zero_percent]
-        self.memory, self.lanes = memory, lanes
+        self.memory = memory
+        self.options = ["--uffds", lanes, "--hot-percent", hot_percent]
+        self.options += ["--split"] if split else []
         source = "memfd" if alias else source_memory or memory.removesuffix("-minor")
         self.source = self._start("source", "export.sock", source,
                                   ["--peer-identity", DESTINATION_NAME] +
@@ -223,7 +226,7 @@ class Guest:
                      "--token-file", self.token, *limit)
         with pinned(*cpus):
             self.destination = self._start("destination", "attach.sock", self.memory,
-                                           ["--uffds", self.lanes])
+                                           self.options)
         self.destination.next("attached")
 
     def freeze(self):

@@ -34,6 +34,7 @@ struct guest {
 	unsigned n_regions;    /* of the same size */
 	unsigned n_uffds;      /* destination: lanes */
 	unsigned zero_percent; /* source */
+	unsigned hot_percent;  /* destination: of the guest, at its start, that is touched */
 	bool huge;  /* transparent huge pages, where libpostcopy or the source makes them */
 	bool alias; /* source: all regions are the same memory */
 	struct driven driven;

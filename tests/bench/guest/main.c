@@ -19,6 +19,8 @@ static const char usage_text[] =
         "  --zero-percent N    of the pages\n"
         "  --uffds N           destination: spread over the regions (default 1)\n"
         "  --split             destination: the regions over the uffds by libpostcopy\n"
+        "  --hot-percent N     destination: of the guest, at its start, that is touched (default "
+        "100)\n"
         "  --peer-identity SAN source: of the destination's certificate\n"
         "  --alias             source: all regions are the same memory\n"
         "  --huge              source: in transparent huge pages; destination: able to be\n";
@@ -33,6 +35,7 @@ enum guest_option {
 	OPT_ZERO_PERCENT,
 	OPT_UFFDS,
 	OPT_SPLIT,
+	OPT_HOT_PERCENT,
 	OPT_PEER_IDENTITY,
 	OPT_ALIAS,
 	OPT_HUGE,
@@ -48,6 +51,7 @@ static const struct option options[] = {
         {"zero-percent", required_argument, NULL, OPT_ZERO_PERCENT},
         {"uffds", required_argument, NULL, OPT_UFFDS},
         {"split", no_argument, NULL, OPT_SPLIT},
+        {"hot-percent", required_argument, NULL, OPT_HOT_PERCENT},
         {"peer-identity", required_argument, NULL, OPT_PEER_IDENTITY},
         {"alias", no_argument, NULL, OPT_ALIAS},
         {"huge", no_argument, NULL, OPT_HUGE},
@@ -81,6 +85,8 @@ static int take_option(struct guest *g, int option)
 		return take_number(&g->n_uffds, 1, POSTCOPY_UFFDS_MAX);
 	case OPT_SPLIT:
 		return g->driven.attach_flags |= POSTCOPY_ATTACH_SPLIT, 0;
+	case OPT_HOT_PERCENT:
+		return take_number(&g->hot_percent, 1, 100);
 	case OPT_PEER_IDENTITY:
 		return g->driven.peer_identity = optarg, 0;
 	case OPT_ALIAS:
@@ -110,7 +116,10 @@ static int parse_command_line(struct guest *g, int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	struct guest g = {.n_regions = 1, .n_uffds = 1, .driven.attach_timeout_ms = 60000};
+	struct guest g = {.n_regions = 1,
+	                  .n_uffds = 1,
+	                  .hot_percent = 100,
+	                  .driven.attach_timeout_ms = 60000};
 
 	if (parse_command_line(&g, argc, argv) < 0)
 		return fputs(usage_text, stderr), 2;

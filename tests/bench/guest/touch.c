@@ -65,7 +65,7 @@ static bool is_here(const struct touch *t, const uint8_t *address)
 static uint64_t fault_once(struct toucher *self)
 {
 	struct touch *t = self->touch;
-	uint64_t n = guest_n_pages(t->guest) / stride(t), i;
+	uint64_t n = guest_n_pages(t->guest) * t->guest->hot_percent / 100 / stride(t), i;
 
 	while (!atomic_load_explicit(&t->stop, memory_order_relaxed) &&
 	       (i = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed)) < n) {
