@@ -88,17 +88,20 @@ def test_one_lane():
 
 
 def test_lost_over_the_borders():
-    """What an operator declares lost is one range on both sides of a border, for the VMM, too."""
+    """What an operator of either host declares lost is one range on both sides of a border,
+    and on the wire one run; for the VMM, too."""
     with Bed() as bed:
         m = bed.migration(REGION.format("memfd-minor"))
         quarter = size_of(m.regions[0]) // 4
         source = m.source()
+        borders = [quarter, 2 * quarter, 3 * quarter]
+        ranges = [f"{b - 8 * 4096:#x}+{16 * 4096}" for b in borders]
+        bed.ctl("poison", m.id, ranges[0], on_source=True)
         m.start("--bandwidth", "4K")
         guest = m.destination("--split", "4", "--threads", "1", "--pause-after", "1",
                               "--any-poison", "--collapse")
         guest.wait_event("paused")
-        borders = [quarter, 2 * quarter, 3 * quarter]
-        bed.ctl("poison", m.id, *(f"{b - 8 * 4096:#x}+{16 * 4096}" for b in borders))
+        bed.ctl("poison", m.id, *ranges[1:])
         bed.ctl("set-limits", m.id, "--bandwidth", "0")
         guest.say("go")
         guest.finish()
@@ -106,6 +109,7 @@ def test_lost_over_the_borders():
         m.check_ledger(guest)
         # But for what had come before: the first pages of each lane, and the one touched.
         lost = {int(v.split()[1]) for v in guest.all("lost-page")}
+        check(set(range(quarter - 8 * 4096, quarter + 8 * 4096, 4096)) <= lost, "told ahead")
         for b in borders:
             check(sum(b - 8 * 4096 <= page < b for page in lost) >= 7, f"lost below {b:#x}")
             check(sum(b <= page < b + 8 * 4096 for page in lost) >= 3, f"lost from {b:#x} on")
