@@ -253,13 +253,14 @@ POSTCOPY_PUBLIC int postcopy_poison_supported(void);
  *
  * The regions are passed whole, their uffd is ignored, and the uffds must be raw.
  * Each uffd gets the same share of the memory in stripes that alternate, 64 MiB
- * or 1/128 of the memory long, whichever is more (where that is more than its
- * share: the whole share). Regions are cut at addresses that are multiples of
+ * or 1/128 of the memory long, whichever is more; those of a small guest are as
+ * long as its shares allow. Regions are cut at addresses that are multiples of
  * 2 MiB and of page_size, so that no huge page is divided; the kernel divides the
  * mapping there until the migration has completed. All else is as without the
  * flag: names, reports and postcopy_collapse() know whole regions.
  *   -EINVAL  also when a region is POSTCOPY_REGION_REGISTERED, or when there are
- *            more uffds than pieces of 2 MiB (or a page_size) to be had
+ *            more uffds than pieces of 2 MiB (or a page_size) to be had; and from
+ *            a daemon that knows no pieces, to which two regions have one name
  * Not with POSTCOPY_ATTACH_MAPPING; and a further mapping over several of the pieces
  * is refused, for its uffd would be more than one lane's: a guest with vhost-user
  * back ends that attach is not split.

@@ -203,7 +203,7 @@ static void control_request_seeds(void)
 static void control_response_seeds(void)
 {
 	static const char *const names[] = {"plain", "list", "migration", "probe", "event"};
-	static struct control_region regions[] = {{"ram", {0}, 4096, 4096, "memfd", "minor", 0}};
+	static struct control_region regions[] = {{"ram", {0}, 4096, 4096, "memfd", "minor", 0, 1}};
 	static struct control_poisoned poisoned[] = {
 	        {"ram", 0, {0}, 4096, "reported", "source.example", 1}};
 	static struct control_migration migration = {.state = "active",
