@@ -6,10 +6,11 @@ import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
-from e2e import Bed, HugePages, Proxy, Skip, check, cut_region, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
+from e2e import PATIENCE, Bed, HugePages, Proxy, Skip, check, cut_region, main, wait_until  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
 REGION = "ram0:{}:64M"
+REFUSED = 5  # testguest's exit status (support/guest.h)
 
 
 def size_of(region):
@@ -139,6 +140,24 @@ def test_given_back_over_a_border():
         check(500 <= shown["pages_removed"] <= 600, f"{shown['pages_removed']} removed")
 
 
+def test_no_further_mapping():
+    """It would have one userfaultfd for several lanes: refused, and the guest goes on."""
+    with Bed() as bed:
+        m = bed.migration(REGION.format("memfd-minor"), poison=8)
+        source = m.source()
+        m.start("--bandwidth", "4K")
+        guest = m.destination("--split", "4", "--pause-after", "4")
+        guest.wait_event("paused")
+        other = m.destination("--mapping-of", guest.popen.pid, name="back-end")
+        check(other.popen.wait(PATIENCE) == REFUSED, "it was not refused")
+        check("divide them in the same way" in other.log_text(), other.log_text())
+        bed.ctl("set-limits", m.id, "--bandwidth", "0")
+        guest.say("go")
+        guest.finish()
+        source.finish()
+        m.check_ledger(guest)
+
+
 def test_link_cut_often():
     """Four lanes lose their links again and again."""
     with Bed(FAST) as bed:
@@ -166,4 +185,4 @@ def test_link_cut_often():
 
 main(test_anonymous, test_memfd, test_memfd_minor, test_hugetlb, test_hugetlb_minor,
      test_several_regions, test_stripes, test_one_lane, test_lost_over_the_borders,
-     test_given_back_over_a_border, test_link_cut_often)
+     test_given_back_over_a_border, test_no_further_mapping, test_link_cut_often)
