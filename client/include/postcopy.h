@@ -256,8 +256,9 @@ POSTCOPY_PUBLIC int postcopy_poison_supported(void);
  * or 1/128 of the memory long, whichever is more; those of a small guest are as
  * long as its shares allow. Regions are cut at addresses that are multiples of
  * 2 MiB and of page_size, so that no huge page is divided; the kernel divides the
- * mapping there until the migration has completed. All else is as without the
- * flag: names, reports and postcopy_collapse() know whole regions.
+ * mapping there until the migration has completed, and mremap() over such a border
+ * fails (EFAULT). All else is as without the flag: names, reports and
+ * postcopy_collapse() know whole regions.
  *   -EINVAL  also when a region is POSTCOPY_REGION_REGISTERED, or when there are
  *            more uffds than pieces of 2 MiB (or a page_size) to be had; and from
  *            a daemon that knows no pieces, to which two regions have one name

@@ -40,6 +40,11 @@ def test_lanes():
     moved("ram0:anon:24M", "ram1:memfd:24M", "ram2:memfd-minor:24M", options=("--uffds", "3"))
 
 
+def test_split():
+    """With regions in pieces, each of which is moved about by itself."""
+    moved("ram0:anon:48M", "ram1:memfd-minor:16M", options=("--split", "4"), moves=150)
+
+
 def test_killed():
     """Neither a move that was followed nor one that was only read is lost with the daemon."""
     with SupervisedBed(FAST) as bed:
@@ -118,5 +123,5 @@ def test_too_many_pieces():
         source.kill()
 
 
-main(test_anonymous, test_memfd, test_registered, test_lanes, test_killed, test_replaced,
+main(test_anonymous, test_memfd, test_registered, test_lanes, test_split, test_killed, test_replaced,
      test_children, test_too_many_pieces)
