@@ -100,7 +100,10 @@ e2e)
 	e2e "${files[@]/%/_test.py}"
 	;;
 hwpoison | refusal) each_function "tests/kernel/${part}_test.py" ;;
-vmm) each_function tests/vmm/machine_check_test.py ;;
+vmm)
+	each_function tests/vmm/machine_check_test.py
+	each_function tests/vmm/example_vmm_test.py
+	;;
 demo) judge demo ./demo.sh --size 32M ;;
 *) echo "in_machine.sh: unknown part $part"; exit 2 ;;
 esac
