@@ -156,7 +156,7 @@ static inline void bed_map(struct bed *b, size_t i, const struct spec *spec, str
 	        .memory_fd = p->memfd,
 	};
 	snprintf(r->name, sizeof(r->name), "ram%zu", i);
-	if (spec->lane & SPEC_PIECE) {
+	if (i > 0 && (spec->lane & SPEC_PIECE)) {
 		memcpy(r->name, r[-1].name, sizeof(r->name));
 		r->gpa.addr = r[-1].gpa.addr + r[-1].length_bytes;
 	}
