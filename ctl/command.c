@@ -71,6 +71,25 @@ static const struct command commands[] = {
 	}, export_file_run},
 	{"freeze", "ID", 1, 1, true, false, "on the source: the guest stands still, serve its memory",
 	 {{0}}, plain_run},
+	{"qemu-migrate", "[ID]", 0, 1, false, false, "move a running QEMU guest to another host", {
+		{"source", "HOST:PORT", "where the source host's postcopy-sourced listens"},
+		{"peer", "IDENTITY", "the name (SAN) in the source host's certificate"},
+		{"destination-peer", "IDENTITY", "the name (SAN) in the destination host's certificate"},
+		{"source-qmp", "PATH", "the monitor of the source's QEMU"},
+		{"source-preload", "PATH", "its libpostcopy-qemu.so's socket"},
+		{"destination-qmp", "PATH", "the monitor of the destination's QEMU"},
+		{"destination-preload", "PATH", "its libpostcopy-qemu.so's socket"},
+		{"uri", "URI", "for the device state, as QEMU's migrate takes it"},
+		{"attach-socket", "PATH", "postcopyd's, where the destination's QEMU finds it"},
+		{"export-socket", "PATH", "postcopy-sourced's, where the source's QEMU finds it"},
+		OPTION_TOKEN_FILE,
+		{"lost-policy", "POLICY", "as for start"},
+		{"lost-deadline", "TIME", "as for start"},
+		{"bandwidth", "BYTES", "as for start"},
+		{"stop-on-poison", NULL, "as for start"},
+		{"timeout", "TIME", "for each step, default 60s"},
+		{"wait", NULL, "until all of the guest's memory has come"},
+	}, qemu_migrate_run},
 	{"probe", "", 0, 0, false, true, "test what this kernel and user can do", {
 		OPTION_JSON,
 		{"daemon", NULL, "ask postcopyd for its own results"},
@@ -213,7 +232,7 @@ static void help_print(void)
 	puts("Usage: postcopyctl [--socket PATH] COMMAND [OPTION]... [OPERAND]...\n"
 	     "Controls postcopyd and postcopy-sourced.\n\nCommands:");
 	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
-		printf("  %-11s %s\n", commands[i].name, commands[i].summary);
+		printf("  %-12s %s\n", commands[i].name, commands[i].summary);
 	puts("\n\"postcopyctl COMMAND --help\" tells a command's options.\n"
 	     "ID is a migration's UUID. PATH is $POSTCOPY_SOCKET or " DAEMON_SOCKET "\n"
 	     "when it is not given (for export and freeze: " SOURCE_SOCKET ").\n"

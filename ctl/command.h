@@ -18,7 +18,7 @@ enum exit_code {
 	EXIT_UNREACHABLE = 3, /* no daemon at the socket, or it went away */
 };
 
-#define COMMAND_OPTIONS_MAX 16
+#define COMMAND_OPTIONS_MAX 20
 
 struct command_option {
 	const char *name;  /* NULL ends a table */
@@ -68,6 +68,7 @@ enum exit_code command_fail(enum exit_code code, const struct error *err);
 /* The commands. plain: a request whose success needs no words but the daemon's own. */
 enum exit_code plain_run(const struct invocation *inv);
 enum exit_code export_file_run(const struct invocation *inv);
+enum exit_code qemu_migrate_run(const struct invocation *inv);
 enum exit_code list_run(const struct invocation *inv);
 enum exit_code show_run(const struct invocation *inv);
 enum exit_code watch_run(const struct invocation *inv);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "core/cleanup.h"
 #include "ctl/args.h"
@@ -93,7 +94,9 @@ static int firecracker_socket_read(const struct invocation *inv, char buf[CONTRO
 	return 0;
 }
 
-static int start_fill(const struct invocation *inv, struct control_request *ret, struct error *err)
+/* All of a start but its token. */
+static int start_options_fill(const struct invocation *inv, struct control_request *ret,
+                              struct error *err)
 {
 	const char *source;
 	int r = value_required(inv, "source", &source, err);
@@ -103,8 +106,6 @@ static int start_fill(const struct invocation *inv, struct control_request *ret,
 	if (r == 0)
 		r = peer_read(inv, ret->start.peer_identity, err);
 	if (r == 0)
-		r = token_read(inv, ret->start.token, &ret->start.token_len, err);
-	if (r == 0)
 		r = lost_policy_read(inv, ret, err);
 	if (r == 0)
 		r = bandwidth_read(inv, &ret->start.bandwidth, err);
@@ -112,6 +113,31 @@ static int start_fill(const struct invocation *inv, struct control_request *ret,
 		r = firecracker_socket_read(inv, ret->start.firecracker_socket, err);
 	ret->start.stop_on_poison = invocation_value(inv, "stop-on-poison") != NULL;
 	return r;
+}
+
+static int start_fill(const struct invocation *inv, struct control_request *ret, struct error *err)
+{
+	int r = start_options_fill(inv, ret, err);
+
+	return r < 0 ? r : token_read(inv, ret->start.token, &ret->start.token_len, err);
+}
+
+/* The start that qemu-migrate does itself: id and token are made where none are given. */
+static int qemu_migrate_fill(const struct invocation *inv, struct control_request *ret,
+                             struct error *err)
+{
+	int r = start_options_fill(inv, ret, err);
+
+	if (r == 0 && !ret->has_migration_id)
+		r = uuid_random(&ret->migration_id);
+	ret->has_migration_id = true;
+	if (r < 0 || invocation_value(inv, "token-file"))
+		return r < 0 ? r : token_read(inv, ret->start.token, &ret->start.token_len, err);
+	ret->start.token_len = sizeof(ret->start.token);
+	if (getrandom(ret->start.token, sizeof(ret->start.token), 0) !=
+	    (ssize_t)sizeof(ret->start.token))
+		return error_set(err, -EIO, "cannot get random bytes");
+	return 0;
 }
 
 static int cancel_fill(const struct invocation *inv, struct control_request *ret, struct error *err)
@@ -255,6 +281,7 @@ static const struct {
         {"export-file", CONTROL_REQUEST_EXPORT_FILE, export_file_fill},
         {"freeze", CONTROL_REQUEST_FREEZE, NULL},
         {"poison", CONTROL_REQUEST_POISON, poison_fill},
+        {"qemu-migrate", CONTROL_REQUEST_START, qemu_migrate_fill},
 };
 
 int request_from_invocation(const struct invocation *inv, struct control_request *ret,

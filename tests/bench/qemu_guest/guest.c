@@ -11,11 +11,8 @@
  *                      fault. Answers with the number of faults and the ticks of each
  * Numbers are hexadecimal, each ends a line. Between two faults the CPU halts.
  */
-#include <stdbool.h>
-#include <stdint.h>
+#include "support/bare/serial.h"
 
-#define COM1 0x3f8
-#define LINE_STATUS (COM1 + 5)
 /* The interrupt controllers and the interval timer (Intel 8259A and 8254). */
 #define PIC1 0x20
 #define PIC2 0xa0
@@ -35,19 +32,6 @@
 static uint32_t samples[SAMPLES_MAX];
 
 void guest_main(void);
-
-static inline void out8(uint16_t port, uint8_t value)
-{
-	__asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port));
-}
-
-static inline uint8_t in8(uint16_t port)
-{
-	uint8_t value;
-
-	__asm__ volatile("inb %1, %0" : "=a"(value) : "Nd"(port));
-	return value;
-}
 
 static inline uint64_t ticks(void)
 {
@@ -114,42 +98,6 @@ static void sleep_periods(uint32_t n)
 	out8(TIMER, (uint8_t)n);
 	out8(TIMER, (uint8_t)(n >> 8));
 	__asm__ volatile("sti\n\thlt\n\tcli" ::: "memory");
-}
-
-static bool has_input(void)
-{
-	return in8(LINE_STATUS) & 1;
-}
-
-static char get(void)
-{
-	while (!has_input())
-		;
-	return (char)in8(COM1);
-}
-
-static void put(char c)
-{
-	while (!(in8(LINE_STATUS) & 0x20))
-		;
-	out8(COM1, (uint8_t)c);
-}
-
-static void put_hex(uint64_t value)
-{
-	for (int shift = 60; shift >= 0; shift -= 4)
-		put("0123456789abcdef"[value >> shift & 15]);
-	put('\n');
-}
-
-static uint32_t get_hex(void)
-{
-	uint32_t value = 0;
-
-	for (char c = get(); c != '\n'; c = get())
-		if (c != ' ')
-			value = value << 4 | (uint32_t)(c <= '9' ? c - '0' : c - 'a' + 10);
-	return value;
 }
 
 static void fill(void)

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The functions of the C library that QEMU calls here instead: each does what was
+ * asked, and tells memory.c what became of guest memory. Calls before the
+ * constructor has run, and in programs that are no QEMU, pass unseen.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "client/qemu/qemu.h"
+#include "core/cleanup.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define EXPORTED __attribute__((visibility("default")))
+/* Longer command lines exist only to harm: the kernel's own limit is lower. */
+#define COMMAND_LINE_MAX (4U << 20)
+
+/* The next library's function of this name. Looked up once; twice does no harm. */
+#define NEXT(name)                                                           \
+	({                                                                   \
+		static _Atomic(__typeof__(&name)) next_;                     \
+		__typeof__(&name) found_ = atomic_load(&next_);              \
+		if (!found_) {                                               \
+			found_ = (__typeof__(&name))dlsym(RTLD_NEXT, #name); \
+			atomic_store(&next_, found_);                        \
+		}                                                            \
+		found_;                                                      \
+	})
+
+EXPORTED void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset)
+{
+	void *mapped = NEXT(mmap)(address, length, prot, flags, fd, offset);
+	int saved = errno;
+
+	if (command_line.is_qemu && mapped != MAP_FAILED)
+		memory_mapped(mapped, length, prot, flags, fd, offset);
+	errno = saved;
+	return mapped;
+}
+
+/* The same function where offsets have 64 bits, but a symbol of its own. */
+EXPORTED void *mmap64(void *address, size_t length, int prot, int flags, int fd, off64_t offset)
+{
+	void *mapped = NEXT(mmap64)(address, length, prot, flags, fd, offset);
+	int saved = errno;
+
+	if (command_line.is_qemu && mapped != MAP_FAILED)
+		memory_mapped(mapped, length, prot, flags, fd, (off_t)offset);
+	errno = saved;
+	return mapped;
+}
+
+EXPORTED int munmap(void *address, size_t length)
+{
+	if (command_line.is_qemu)
+		memory_unmapped(address, length);
+	return NEXT(munmap)(address, length);
+}
+
+/* QEMU makes pages of all memory by it, on whichever way it was told to. */
+EXPORTED int madvise(void *address, size_t length, int advice)
+{
+	if (atomic_load(&command_line.waits) &&
+	    (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE) &&
+	    memory_is_at(address, length))
+		refuse("QEMU wants to have all memory before the source's is here "
+		       "(MADV_POPULATE): the guest would run on zeros; leave preallocation out");
+	return NEXT(madvise)(address, length, advice);
+}
+
+EXPORTED int mlockall(int flags)
+{
+	if (atomic_load(&command_line.waits))
+		refuse("QEMU wants to lock all memory (mlockall) before the source's is here; "
+		       "leave mem-lock=on out on a destination");
+	return NEXT(mlockall)(flags);
+}
+
+/* All of /proc/self/cmdline; *ret is malloc()ed and ends with a NUL. */
+static ssize_t cmdline_read(char **ret)
+{
+	_cleanup_close_ int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+	_cleanup_free_ char *text = NULL;
+	size_t len = 0, room = 0;
+	ssize_t n = fd < 0 ? -1 : 1;
+
+	while (n > 0) {
+		if (len + 1 >= room) {
+			char *more = room < COMMAND_LINE_MAX ? realloc(text, room + 65536) : NULL;
+
+			if (!more)
+				return -ENOMEM;
+			text = more;
+			room += 65536;
+		}
+		n = read(fd, text + len, room - len - 1);
+		len += n > 0 ? (size_t)n : 0;
+	}
+	if (n < 0)
+		return -errno;
+	text[len] = '\0';
+	*ret = TAKE_PTR(text);
+	return (ssize_t)len;
+}
+
+/* The arguments in it; *ret is malloc()ed, and its strings are text's. */
+static size_t arguments_split(char *text, size_t len, char ***ret)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < len; i++)
+		n += text[i] == '\0';
+	*ret = calloc(n + 1, sizeof(**ret));
+	if (!*ret)
+		return 0;
+	n = 0;
+	for (size_t at = 0; at < len; at += strlen(text + at) + 1)
+		(*ret)[n++] = text + at;
+	return n;
+}
+
+/* Helpers that QEMU starts, shells before it: they have our environment, too. */
+static bool program_is_qemu(void)
+{
+	char path[4096];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
+	const char *name;
+
+	if (n <= 0)
+		return false;
+	path[n] = '\0';
+	name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+	return strncmp(name, "qemu-system-", strlen("qemu-system-")) == 0 ||
+	       strcmp(name, "qemu-kvm") == 0 || strcmp(name, "kvm") == 0;
+}
+
+__attribute__((constructor)) static void library_start(void)
+{
+	_cleanup_free_ char *text = NULL;
+	_cleanup_free_ char **argv = NULL;
+	size_t argc;
+	ssize_t len;
+
+	if (!program_is_qemu())
+		return;
+	len = cmdline_read(&text);
+	if (len < 0) {
+		say("cannot read /proc/self/cmdline: %s", strerror((int)-len));
+		_exit(1);
+	}
+	argc = arguments_split(text, (size_t)len, &argv);
+	command_line_parse(argv, argc, &command_line);
+	command_line.is_qemu = true;
+}
