@@ -166,11 +166,11 @@ static void device_judge(const char *option, const char *value)
 	if (!driver)
 		return;
 	if (begins(driver, "vhost-user"))
-		refuse("%s %s: the other process would read zeros where memory has not come yet; "
+		refuse("-%s %s: the other process would read zeros where memory has not come yet; "
 		       "a destination cannot have vhost-user devices",
 		       option, driver);
 	if (begins(driver, "vfio-") || begins(driver, "vhost-vdpa"))
-		refuse("%s %s: the device holds all guest memory in place, so that it would have "
+		refuse("-%s %s: the device holds all guest memory in place, so that it would have "
 		       "to be here before the source stands still",
 		       option, driver);
 }
@@ -180,7 +180,7 @@ static void lock_judge(const char *option, const char *value)
 	json_t *o = value_parse(value, "mem-lock");
 
 	if (bool_of(o, "mem-lock", false) || bool_of(o, "mlock", false))
-		refuse("%s %s: locking touches all memory before the source's is here; leave it "
+		refuse("-%s %s: locking touches all memory before the source's is here; leave it "
 		       "out on a destination",
 		       option, value);
 	json_decref(o);
