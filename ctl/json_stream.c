@@ -22,7 +22,8 @@ int json_stream_open(struct json_stream *s, const char *name, const char *path, 
 		error_prefix(err, "%s", name);
 		return fd;
 	}
-	*s = (struct json_stream){.name = name, .fd = fd};
+	s->name = name;
+	s->fd = fd;
 	return 0;
 }
 
@@ -71,27 +72,32 @@ static int buffer_grow(struct json_stream *s, struct error *err)
 	return 0;
 }
 
+/* From now until the deadline; NULL: for ever. */
+static const struct timespec *time_left(uint64_t deadline_us, struct timespec *buf)
+{
+	uint64_t now = clock_monotonic_us(), left = deadline_us > now ? deadline_us - now : 0;
+
+	if (deadline_us == UINT64_MAX)
+		return NULL;
+	buf->tv_sec = (time_t)(left / 1000000);
+	buf->tv_nsec = (long)(left % 1000000) * 1000;
+	return buf;
+}
+
 static int readable_wait(struct json_stream *s, uint64_t deadline_us, struct error *err)
 {
 	struct pollfd p = {.fd = s->fd, .events = POLLIN};
+	struct timespec buf;
+	int n;
 
-	for (;;) {
-		uint64_t now = clock_monotonic_us();
-		int timeout_ms = -1;
-
-		if (deadline_us != UINT64_MAX)
-			timeout_ms = now >= deadline_us ? 0
-			                                : (int)MIN((deadline_us - now + 999) / 1000,
-			                                           (uint64_t)INT32_MAX);
-		int n = poll(&p, 1, timeout_ms);
-
-		if (n > 0)
-			return 0;
-		if (n < 0 && errno != EINTR)
-			return error_set_errno(err, -errno, "%s: poll", s->name);
-		if (n == 0)
-			return error_set(err, -ETIMEDOUT, "%s did not answer in time", s->name);
-	}
+	do
+		n = ppoll(&p, 1, time_left(deadline_us, &buf), s->signals);
+	while (n < 0 && errno == EINTR && !s->signals);
+	if (n < 0 && errno == EINTR)
+		return error_set(err, -EINTR, "interrupted");
+	if (n < 0)
+		return error_set_errno(err, -errno, "%s: poll", s->name);
+	return n > 0 ? 0 : error_set(err, -ETIMEDOUT, "%s did not answer in time", s->name);
 }
 
 static int more_read(struct json_stream *s, uint64_t deadline_us, struct error *err)

@@ -7,6 +7,7 @@
 #define CTL_JSON_STREAM_H
 
 #include <jansson.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,13 +16,15 @@
 #define JSON_LINE_MAX (1U << 20)
 
 struct json_stream {
-	const char *name; /* for texts: who is at the other end */
-	int fd;           /* -1: none */
+	const sigset_t *signals; /* blocked but while it waits: they end the wait; NULL: none do */
+	const char *name;        /* for texts: who is at the other end */
+	int fd;                  /* -1: none */
 	char *buffer;
 	size_t len, room;
 };
 
 int json_stream_open(struct json_stream *s, const char *name, const char *path, struct error *err);
+/* -EINTR from json_stream_receive(): a signal has come. */
 void json_stream_close(struct json_stream *s);
 
 /* Takes o over. */

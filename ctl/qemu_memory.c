@@ -19,7 +19,7 @@ static int answer_take(const struct qemu_memory *m, json_t *answer, struct error
 int qemu_memory_call(const struct qemu_memory *m, json_t *request, uint64_t deadline_us,
                      json_t **ret, struct error *err)
 {
-	struct json_stream s = {.fd = -1};
+	struct json_stream s = {.fd = -1, .signals = m->signals};
 	json_t *answer = NULL;
 	int r = json_stream_open(&s, m->name, m->path, err);
 

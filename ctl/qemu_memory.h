@@ -8,6 +8,7 @@
 struct qemu_memory {
 	const char *name; /* for texts: which QEMU */
 	const char *path;
+	const sigset_t *signals; /* as a json_stream's */
 };
 
 /*

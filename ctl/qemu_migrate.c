@@ -6,7 +6,7 @@
 #include "ctl/qemu_migrate.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -22,20 +22,54 @@ static const struct step {
 	void (*undo)(struct qemu_migration *m); /* NULL: nothing to undo */
 } steps[] = {
         {"looking at both QEMUs", both_look, NULL},
+        {"exporting the source's memory", source_export, source_withdraw},
         {"telling postcopyd", daemon_start, daemon_cancel},
         {"attaching the destination's memory", destination_attach, NULL},
-        {"exporting the source's memory", source_export, source_withdraw},
+        {"reaching the source from the destination", source_reach, NULL},
         {"preparing both QEMUs", both_prepare, NULL},
         {"letting the destination's QEMU listen", destination_listen, destination_quit},
         {"stopping the guest at the source", source_migrate, source_stop_migrating},
         {"freezing the source's memory", source_freeze, NULL},
+        {"serving memory at the destination", destination_serve, NULL},
         {"moving the device state", source_continue, NULL},
         {"running the guest at the destination", destination_run, NULL},
 };
 
+/* That it came is what poll() tells. */
+static void signal_note(int signal_number)
+{
+	(void)signal_number;
+}
+
 uint64_t step_deadline(const struct qemu_migration *m)
 {
 	return clock_monotonic_us() + m->timeout_us;
+}
+
+/*
+ * Ctrl-C and its like come only while a step waits, and are a failure of that step as any
+ * other: nobody shall find a guest half way.
+ */
+static void signals_begin(struct qemu_migration *m)
+{
+	static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+	struct sigaction action = {.sa_handler = signal_note};
+	sigset_t blocked;
+
+	sigemptyset(&blocked);
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++) {
+		sigaddset(&blocked, numbers[i]);
+		sigaction(numbers[i], &action, NULL);
+	}
+	sigprocmask(SIG_BLOCK, &blocked, &m->signals);
+	m->source.stream.signals = m->destination.stream.signals = &m->signals;
+	m->source_memory.signals = m->destination_memory.signals = &m->signals;
+}
+
+void signals_ignore(struct qemu_migration *m)
+{
+	m->source.stream.signals = m->destination.stream.signals = NULL;
+	m->source_memory.signals = m->destination_memory.signals = NULL;
 }
 
 /* Back to where the guest came from: what was done last is undone first. */
@@ -43,6 +77,7 @@ static enum exit_code steps_undo(struct qemu_migration *m, size_t failed)
 {
 	bool here;
 
+	signals_ignore(m);
 	/* A step that failed may have got half way: its undoing looks. */
 	for (size_t i = failed + 1; i-- > 0;)
 		if (steps[i].undo)
@@ -87,17 +122,20 @@ static enum exit_code steps_run(struct qemu_migration *m)
 static enum exit_code arrival_wait(struct qemu_migration *m)
 {
 	struct error err = {0};
-	json_t *request = json_pack("{s:s}", "command", "wait");
+	int r;
 
-	if (qemu_memory_call(&m->destination_memory, request, UINT64_MAX, NULL, &err) < 0) {
-		fprintf(stderr,
-		        "postcopyctl: the guest runs at the destination, but its memory does not "
-		        "come: %s; see postcopyctl show %s\n",
-		        err.text, m->id);
-		return EXIT_REFUSED;
+	m->destination_memory.signals = &m->signals;
+	r = qemu_memory_call(&m->destination_memory, json_pack("{s:s}", "command", "wait"),
+	                     UINT64_MAX, NULL, &err);
+	if (r == 0) {
+		puts("completed: all memory is at the destination, the source's QEMU may be ended");
+		return EXIT_OK;
 	}
-	puts("completed: all memory is at the destination, the source's QEMU may be ended");
-	return EXIT_OK;
+	fprintf(stderr,
+	        "postcopyctl: the guest runs at the destination, %s%s; see postcopyctl show %s\n",
+	        r == -EINTR ? "and its memory is coming" : "but its memory does not come: ",
+	        r == -EINTR ? "" : err.text, m->id);
+	return EXIT_REFUSED;
 }
 
 static void downtime_print(const struct qemu_migration *m)
@@ -154,6 +192,7 @@ enum exit_code qemu_migrate_run(const struct invocation *inv)
 	m.destination_memory.name = "the destination's QEMU";
 	if (options_read(&m, &err) < 0)
 		return command_fail(EXIT_USAGE, &err);
+	signals_begin(&m);
 	printf("migration %s\n", m.id);
 	fflush(stdout);
 	code = steps_run(&m);

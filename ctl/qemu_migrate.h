@@ -24,6 +24,7 @@ struct qemu_migration {
 	struct control_request start; /* the id, the token and what postcopyd is told */
 	char id[UUID_TEXT_LEN];
 	uint64_t timeout_us;
+	sigset_t signals; /* those that were not blocked before: they interrupt a step */
 	struct qmp source, destination;
 	struct qemu_memory source_memory, destination_memory;
 	bool guest_ran;                        /* when the migration began */
@@ -33,15 +34,20 @@ struct qemu_migration {
 /* From now on, for one step. */
 uint64_t step_deadline(const struct qemu_migration *m);
 
+/* From here on what was begun is ended. */
+void signals_ignore(struct qemu_migration *m);
+
 /* Steps: 0 or -errno with a text. */
 int both_look(struct qemu_migration *m, struct error *err);
+int source_export(struct qemu_migration *m, struct error *err);
 int daemon_start(struct qemu_migration *m, struct error *err);
 int destination_attach(struct qemu_migration *m, struct error *err);
-int source_export(struct qemu_migration *m, struct error *err);
+int source_reach(struct qemu_migration *m, struct error *err);
 int both_prepare(struct qemu_migration *m, struct error *err);
 int destination_listen(struct qemu_migration *m, struct error *err);
 int source_migrate(struct qemu_migration *m, struct error *err);
 int source_freeze(struct qemu_migration *m, struct error *err);
+int destination_serve(struct qemu_migration *m, struct error *err);
 int source_continue(struct qemu_migration *m, struct error *err);
 /* -EINPROGRESS: it has been told to, and did not answer; it may run. */
 int destination_run(struct qemu_migration *m, struct error *err);

@@ -5,8 +5,14 @@
 #include <string.h>
 
 #include "core/cleanup.h"
+#include "core/clock.h"
 #include "ctl/client.h"
+#include "ctl/progress.h"
 #include "ctl/qemu_migrate.h"
+
+#define WATCH_INTERVAL_US UINT64_C(100000)
+/* The guest stands still meanwhile. */
+#define SERVE_TIMEOUT_US (10 * UINT64_C(1000000))
 
 /* QEMU's own stream must leave shared memory out; from 8.1 on it takes only files for shared. */
 static int version_check(const struct qmp *q, json_t *status, struct error *err)
@@ -113,6 +119,55 @@ int source_export(struct qemu_migration *m, struct error *err)
 	return qemu_memory_call(&m->source_memory, request, step_deadline(m), NULL, err);
 }
 
+/*
+ * Before the guest is stopped for it: postcopyd has to find the source, and the two have to
+ * agree who they are. *ret_text is the state's, for when the time is up.
+ */
+static int reached_judge(const struct control_response *r, char ret_text[WIRE_ERROR_TEXT_MAX],
+                         struct error *err)
+{
+	const struct control_migration *m = r->migrations;
+	bool success;
+
+	if (r->error != 0)
+		return error_set(err, -r->error, "postcopyd: %s", r->text);
+	if (r->n_migrations == 0)
+		return -EAGAIN;
+	strcpy(ret_text, m->state_text);
+	if (progress_state_is_final(m->state, &success))
+		return error_set(err, -ECONNREFUSED, "the migration is %s: %s", m->state,
+		                 m->state_text);
+	return strcmp(m->state_text, CONTROL_TEXT_SOURCE_REACHED) == 0 ? 0 : -EAGAIN;
+}
+
+int source_reach(struct qemu_migration *m, struct error *err)
+{
+	struct control_request watch = {.type = CONTROL_REQUEST_WATCH,
+	                                .has_migration_id = true,
+	                                .migration_id = m->start.migration_id,
+	                                .watch.interval_us = WATCH_INTERVAL_US};
+	char text[WIRE_ERROR_TEXT_MAX] = "";
+	struct control_client c = {.sock = -1};
+	uint64_t deadline = step_deadline(m), now;
+	int r = control_client_open(&c, m->inv->socket_path, err);
+
+	if (r == 0)
+		r = control_client_send(&c, &watch, -1, err);
+	r = r == 0 ? -EAGAIN : r;
+	while (r == -EAGAIN && (now = clock_monotonic_us()) < deadline) {
+		struct control_response response = {0};
+
+		r = control_client_receive(&c, deadline - now, &response, err);
+		if (r == 0)
+			r = reached_judge(&response, text, err);
+		control_response_free(&response);
+	}
+	control_client_close(&c);
+	if (r == -EAGAIN || r == -ETIMEDOUT)
+		return error_set(err, -ETIMEDOUT, "postcopyd does not reach it in time: %s", text);
+	return r;
+}
+
 static json_t *capability(const char *name)
 {
 	return json_pack("{s:s, s:b}", "capability", name, "state", 1);
@@ -172,6 +227,17 @@ int source_freeze(struct qemu_migration *m, struct error *err)
 	                        step_deadline(m), NULL, err);
 }
 
+/* No touch of the guest shall wait for longer than a page takes. */
+int destination_serve(struct qemu_migration *m, struct error *err)
+{
+	uint64_t deadline = clock_monotonic_us() + MIN(m->timeout_us, SERVE_TIMEOUT_US);
+
+	return qemu_memory_call(
+	        &m->destination_memory,
+	        json_pack("{s:s, s:s}", "command", "wait", "state", "postcopy-active"), deadline,
+	        NULL, err);
+}
+
 int source_continue(struct qemu_migration *m, struct error *err)
 {
 	int r = qmp_call(&m->source, "migrate-continue",
@@ -192,6 +258,7 @@ int destination_run(struct qemu_migration *m, struct error *err)
 
 	if (!m->guest_ran)
 		return 0;
+	signals_ignore(m);
 	m->destination.resumed_us = 0;
 	r = qmp_call(&m->destination, "cont", NULL, step_deadline(m), NULL, err);
 	if (r == 0)

@@ -164,8 +164,7 @@ static void on_connected(struct lane_slot *slot, const struct lane_event *event)
 	if (event->frozen)
 		on_frozen(slot);
 	else if (m->state == MIGRATION_ACTIVE)
-		migration_set_text(m, LOG_INFO, NULL,
-		                   "connected; waiting for the source to be frozen");
+		migration_set_text(m, LOG_INFO, NULL, "%s", CONTROL_TEXT_SOURCE_REACHED);
 }
 
 /* Says what the operator can do, or what happens next. */

@@ -8,7 +8,8 @@
  *   {"command": "freeze" [, "id": UUID]}
  *   {"command": "withdraw" [, "id": UUID] [, "force": true]}
  *   {"command": "status"}
- *   {"command": "wait"}    until the memory has come, or will not
+ *   {"command": "wait" [, "state": "postcopy-active"]}
+ *       until the memory has come (or is served), or will not
  *
  * With an id, freeze and withdraw mean that migration and no other. Answers are {"ok": true, ...} or {"ok": false, "errno": NUMBER, "error": TEXT}.
  */
@@ -169,7 +170,7 @@ static json_t *status_run(json_t *o)
 	                 side_json(GUEST_IN), "out", side_json(GUEST_OUT));
 }
 
-json_t *command_wait_answer(void)
+json_t *command_wait_answer(enum command_wait wait)
 {
 	struct error err = {.code = -ENOENT, .text = "no memory comes to this QEMU"};
 	struct postcopy_status status;
@@ -177,7 +178,8 @@ json_t *command_wait_answer(void)
 
 	if (!guest_status(GUEST_IN, id, &status))
 		return answer(-ENOENT, &err);
-	if (status.state == POSTCOPY_STATE_COMPLETED)
+	if (status.state == POSTCOPY_STATE_COMPLETED ||
+	    (wait == WAIT_SERVED && status.state == POSTCOPY_STATE_POSTCOPY_ACTIVE))
 		return status_run(NULL);
 	if (!status.final && status.connected)
 		return NULL;
@@ -186,28 +188,45 @@ json_t *command_wait_answer(void)
 	return answer(err.code, &err);
 }
 
-static json_t *wait_run(json_t *o)
+static json_t *wait_begin(const json_t *o, enum command_wait *ret)
 {
-	(void)o;
-	return command_wait_answer();
+	const char *state = json_string_value(json_object_get(o, "state"));
+	json_t *result;
+	struct error err = {0};
+	enum command_wait wait = WAIT_COMPLETED;
+
+	if (state && strcmp(state, "postcopy-active") == 0)
+		wait = WAIT_SERVED;
+	else if (state && strcmp(state, "completed") != 0)
+		return answer(error_set(&err, -EINVAL,
+		                        "wait: \"%.64s\" is neither postcopy-active nor completed",
+		                        state),
+		              &err);
+	result = command_wait_answer(wait);
+	if (!result)
+		*ret = wait;
+	return result;
 }
 
 static const struct {
 	const char *name;
 	json_t *(*run)(json_t *o);
-} commands[] = {
-        {"attach", attach_run},     {"export", export_run}, {"freeze", freeze_run},
-        {"withdraw", withdraw_run}, {"status", status_run}, {"wait", wait_run},
-};
+} commands[] = {{"attach", attach_run},
+                {"export", export_run},
+                {"freeze", freeze_run},
+                {"withdraw", withdraw_run},
+                {"status", status_run}};
 
-json_t *command_run(const char *line, size_t len)
+json_t *command_run(const char *line, size_t len, enum command_wait *ret_wait)
 {
 	struct error err = {0};
 	json_error_t e;
 	json_t *o = json_loadb(line, len, 0, &e), *result = NULL;
 	const char *name = json_string_value(json_object_get(o, "command"));
-	bool found = false;
+	bool found = name && strcmp(name, "wait") == 0;
 
+	if (found)
+		result = wait_begin(o, ret_wait);
 	for (size_t i = 0; i < ARRAY_SIZE(commands) && name && !found; i++) {
 		found = strcmp(commands[i].name, name) == 0;
 		if (found)

@@ -143,14 +143,18 @@ bool guest_status(int side, uint8_t ret_id[16], struct postcopy_status *ret);
 
 /* ----------------------------------------------------------------- command.c -- */
 
-/*
- * One line of a client. The answer is a new reference; NULL: it comes when the
- * migration into this QEMU has ended ("wait").
- */
-json_t *command_run(const char *line, size_t len);
+/* What a client waits for: the memory of the migration into this QEMU. */
+enum command_wait {
+	WAIT_NOTHING,
+	WAIT_SERVED,    /* a touched page would come */
+	WAIT_COMPLETED, /* all of them have */
+};
 
-/* The answer of "wait", or NULL while it has to wait. */
-json_t *command_wait_answer(void);
+/* One line of a client. The answer is a new reference; NULL: it waits for *ret_wait. */
+json_t *command_run(const char *line, size_t len, enum command_wait *ret_wait);
+
+/* The answer to who waits, or NULL while it has to. */
+json_t *command_wait_answer(enum command_wait wait);
 
 /* ------------------------------------------------------------------ server.c -- */
 

@@ -23,7 +23,7 @@
 
 struct client {
 	int fd; /* -1: free */
-	bool waits;
+	enum command_wait wait;
 	size_t len;
 	char line[LINE_MAX_BYTES];
 };
@@ -35,7 +35,7 @@ static void client_close(struct client *c)
 {
 	close_fd(&c->fd);
 	c->len = 0;
-	c->waits = false;
+	c->wait = WAIT_NOTHING;
 }
 
 /* A client that does not read its answers is not waited for. Takes the answer over. */
@@ -54,12 +54,10 @@ static void client_answer(struct client *c, json_t *answer)
 
 static void client_line(struct client *c, size_t len)
 {
-	json_t *answer = command_run(c->line, len);
+	json_t *answer = command_run(c->line, len, &c->wait);
 
 	if (answer)
 		client_answer(c, answer);
-	else
-		c->waits = true;
 }
 
 static void client_too_long(struct client *c)
@@ -74,7 +72,7 @@ static void client_lines(struct client *c)
 {
 	char *newline;
 
-	while (c->fd >= 0 && !c->waits && (newline = memchr(c->line, '\n', c->len))) {
+	while (c->fd >= 0 && c->wait == WAIT_NOTHING && (newline = memchr(c->line, '\n', c->len))) {
 		size_t len = (size_t)(newline - c->line);
 
 		client_line(c, len);
@@ -83,7 +81,7 @@ static void client_lines(struct client *c)
 		c->len -= len + 1;
 		memmove(c->line, newline + 1, c->len);
 	}
-	if (c->fd >= 0 && !c->waits && c->len == sizeof(c->line))
+	if (c->fd >= 0 && c->wait == WAIT_NOTHING && c->len == sizeof(c->line))
 		client_too_long(c);
 }
 
@@ -122,11 +120,13 @@ static void client_accept(void)
 static void waiters_answer(void)
 {
 	for (size_t i = 0; i < CLIENTS_MAX; i++) {
-		json_t *answer = clients[i].waits ? command_wait_answer() : NULL;
+		json_t *answer = NULL;
 
+		if (clients[i].wait != WAIT_NOTHING)
+			answer = command_wait_answer(clients[i].wait);
 		if (!answer)
 			continue;
-		clients[i].waits = false;
+		clients[i].wait = WAIT_NOTHING;
 		client_answer(&clients[i], answer);
 		client_lines(&clients[i]);
 	}
@@ -135,7 +135,7 @@ static void waiters_answer(void)
 /* A waiting client is only watched for its end: its line buffer may be full. */
 static short client_events(const struct client *c)
 {
-	return c->waits ? POLLRDHUP : POLLIN;
+	return c->wait != WAIT_NOTHING ? POLLRDHUP : POLLIN;
 }
 
 static void *server_thread(void *unused)
@@ -158,7 +158,7 @@ static void *server_thread(void *unused)
 		for (size_t i = 0; i < CLIENTS_MAX; i++) {
 			if (!p[1 + GUEST_SIDES + i].revents)
 				continue;
-			if (clients[i].waits)
+			if (clients[i].wait != WAIT_NOTHING)
 				client_close(&clients[i]);
 			else
 				client_read(&clients[i]);

@@ -18,6 +18,9 @@
 #define CONTROL_MIGRATIONS_MAX 1024 /* in one list */
 #define CONTROL_PROBE_RESULTS_MAX 64
 
+/* The text of the state "active" once the source has been reached and has agreed. */
+#define CONTROL_TEXT_SOURCE_REACHED "connected; waiting for the source to be frozen"
+
 enum lost_policy {
 	LOST_POLICY_HOLD = 1,
 	LOST_POLICY_POISON = 2,
