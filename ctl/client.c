@@ -79,19 +79,26 @@ static int answer_receive(struct control_client *c, uint64_t id, struct control_
 	}
 }
 
+int control_exchange(const char *path, struct control_request *r, int fd,
+                     struct control_response *ret, struct error *err)
+{
+	struct control_client c = {.sock = -1};
+	int code = control_client_open(&c, path, err);
+
+	if (code == 0)
+		code = control_client_send(&c, r, fd, err);
+	if (code == 0)
+		code = answer_receive(&c, r->id, ret, err);
+	control_client_close(&c);
+	return code;
+}
+
 enum exit_code control_call(const struct invocation *inv, struct control_request *r, int fd,
                             struct control_response *ret)
 {
-	struct control_client c = {.sock = -1};
 	struct error err = {0};
-	int code = control_client_open(&c, inv->socket_path, &err);
 
-	if (code == 0)
-		code = control_client_send(&c, r, fd, &err);
-	if (code == 0)
-		code = answer_receive(&c, r->id, ret, &err);
-	control_client_close(&c);
-	if (code < 0)
+	if (control_exchange(inv->socket_path, r, fd, ret, &err) < 0)
 		return command_fail(EXIT_UNREACHABLE, &err);
 	if (ret->error == 0)
 		return EXIT_OK;

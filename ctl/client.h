@@ -28,9 +28,13 @@ int control_client_receive(struct control_client *c, uint64_t timeout_us,
                            struct control_response *ret, struct error *err);
 
 /*
- * Connect, send the request (and fd, unless it is -1), and wait for the answer. EXIT_OK: *ret holds it.
- * Otherwise the reason is on stderr.
+ * Connect, send the request (and fd, unless it is -1), and wait for the answer. 0: *ret holds
+ * it, which may be a refusal; or -errno with a text.
  */
+int control_exchange(const char *path, struct control_request *r, int fd,
+                     struct control_response *ret, struct error *err);
+
+/* The same. EXIT_OK: *ret holds no refusal. Otherwise the reason is on stderr. */
 enum exit_code control_call(const struct invocation *inv, struct control_request *r, int fd,
                             struct control_response *ret);
 

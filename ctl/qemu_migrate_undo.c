@@ -72,9 +72,13 @@ void daemon_cancel(struct qemu_migration *m)
 	                                  .migration_id = m->start.migration_id,
 	                                  .cancel.force = true};
 	struct control_response response = {0};
+	struct error err = {0};
 
-	if (m->daemon_told && control_call(m->inv, &request, -1, &response) == EXIT_OK)
-		control_response_free(&response);
+	/* One that has ended by itself needs no cancelling. */
+	if (m->daemon_told &&
+	    control_exchange(m->inv->socket_path, &request, -1, &response, &err) < 0)
+		complain("cancelling the migration", &err);
+	control_response_free(&response);
 }
 
 bool source_run_again(struct qemu_migration *m)

@@ -316,12 +316,12 @@ int guest_withdraw(bool force, struct error *err)
 		return r;
 	r = postcopy_withdraw(handle, force, err->text, sizeof(err->text));
 	/* An agent that has gone for good serves nobody: what it had has ended with it. */
-	if (r == -ENOTCONN || r == -ECONNRESET)
-		r = 0;
-	if (r < 0)
+	if (r < 0 && r != -ENOTCONN && r != -ECONNRESET)
 		return err->code = r;
-	(void)postcopy_get_status(handle, &sides[GUEST_OUT].status);
 	side_end(GUEST_OUT, POSTCOPY_CLOSE_FORCE);
+	sides[GUEST_OUT].status.state = POSTCOPY_STATE_WITHDRAWN;
+	sides[GUEST_OUT].status.final = 1;
+	strcpy(sides[GUEST_OUT].status.name, postcopy_strstate(POSTCOPY_STATE_WITHDRAWN));
 	return 0;
 }
 
