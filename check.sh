@@ -9,7 +9,7 @@ cd "$(dirname "$0")" || exit 1
 QUICK="build format layout unit loop fuzz e2e-quick asan"
 # Do they run, and is every page right? Nobody's speed is judged here.
 BENCHES="fault-1 faults-16 minor bandwidth memory"
-ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck systemd kernel"
+ALL="build format layout unit loop fuzz e2e asan asan-e2e tsan tsan-e2e demo bench tidy cppcheck vmm systemd kernel"
 
 usage() {
 	cat <<TEXT
@@ -26,6 +26,7 @@ usage: ./check.sh [PART...]
   lint      format, tidy and cppcheck
   demo      demo.sh
   bench     some of the benchmarks, short, and without a judgement of the figures
+  vmm       an unmodified QEMU whose guest moves while it runs (in all: in short)
   systemd   packages, lintian, and in a fresh Debian under a real systemd: install, upgrade,
             purge, and migrations while the services are killed, frozen and replaced
   kernel    in virtual machines: Debian's 6.1 kernel with and without kernel-patches/ (built
@@ -210,26 +211,29 @@ run_part() {
 	demo) can_fault demo && simple demo ./demo.sh ;;
 	bench) can_fault bench && built build release &&
 		simple bench tests/bench/run --quick --rounds 1 --report --only $BENCHES ;;
+	vmm) can_fault vmm && built build release &&
+		tests vmm release -L "^${vmm_label:-vmm}\$" ;;
 	systemd) built build release && lines systemd tests/systemd/run.sh ;;
 	kernel) built build release && lines kernel tests/kernel/run.sh ${kernel_short:+--short} ;;
-	all) for part in $ALL; do kernel_short=yes run_part "$part"; done ;;
+	all) for part in $ALL; do kernel_short=yes vmm_label=vmm-short run_part "$part"; done ;;
 	*) usage >&2; exit 2 ;;
 	esac
 }
 
 # ensure_packages PART...: what these parts need
 ensure_packages() {
-	local lint="" kernel="" systemd=""
+	local lint="" kernel="" systemd="" vmm=""
 	case " $* " in *" all "* | *" lint "* | *" tidy "* | *" cppcheck "*) lint=$PACKAGES_LINT ;; esac
 	case " $* " in *" all "* | *" kernel "*) kernel=$PACKAGES_KERNEL ;; esac
 	case " $* " in *" all "* | *" systemd "*) systemd=$PACKAGES_SYSTEMD ;; esac
+	case " $* " in *" all "* | *" vmm "*) vmm=$PACKAGES_VMM ;; esac
 	# shellcheck disable=SC2086 # lists of words
 	if is_root; then
-		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN $PACKAGES_TEST $lint $kernel $systemd
+		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN $PACKAGES_TEST $lint $kernel $systemd $vmm
 	else
 		# These are no reason not to run the rest: their parts are skipped.
-		[ -z "$lint$kernel$systemd" ] ||
-			packages_ensure $lint $kernel $systemd $PACKAGES_TEST || true
+		[ -z "$lint$kernel$systemd$vmm" ] ||
+			packages_ensure $lint $kernel $systemd $vmm $PACKAGES_TEST || true
 		packages_ensure $PACKAGES_BUILD $PACKAGES_RUN libcmocka-dev
 	fi
 }

@@ -4,9 +4,10 @@
 #   source       postcopy-source   a host that guests leave
 #   ctl          postcopyctl       what both have: the command, the journal's catalog, keys
 #   library      libpostcopy0      what VMMs link
+#   qemu         postcopy-qemu     what an unmodified QEMU loads before its own libraries
 #   development  libpostcopy-dev
 set(CPACK_GENERATOR DEB)
-set(CPACK_COMPONENTS_ALL daemon source ctl library development)
+set(CPACK_COMPONENTS_ALL daemon source ctl library qemu development)
 set(CPACK_DEB_COMPONENT_INSTALL ON)
 set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
@@ -88,6 +89,11 @@ package(library libpostcopy0 libs ""
 Hands a guest's userfaultfds and memory to postcopyd on the host that receives
 it, and to postcopy-sourced on the host that it leaves."
 	${PROJECT_SOURCE_DIR}/packaging/debian/triggers)
+package(qemu postcopy-qemu admin ""
+"live migration of an unmodified QEMU by postcopyd
+A library that QEMU loads by LD_PRELOAD. It hands the guest's memory to postcopyd
+on the host that receives it, and to postcopy-sourced on the host that it leaves;
+postcopyctl qemu-migrate drives it.")
 package(development libpostcopy-dev libdevel "libpostcopy0 (= ${full_version})"
 "library for virtual machine monitors that use postcopyd - development files
 Hands a guest's userfaultfds and memory to postcopyd on the host that receives

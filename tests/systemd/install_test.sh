@@ -7,7 +7,7 @@
 set -u
 packages=$1 higher=$2
 tree=/srv/postcopy
-NAMES="postcopyd postcopy-source postcopyctl libpostcopy0 libpostcopy-dev"
+NAMES="postcopyd postcopy-source postcopyctl libpostcopy0 postcopy-qemu libpostcopy-dev"
 SERVICES="postcopyd postcopy-sourced"
 SOCKETS="postcopyd-control postcopyd-attach postcopyd-status postcopy-sourced-control
 	postcopy-sourced-export"

@@ -33,7 +33,7 @@ flags=$(PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs libpostcopy)
 [ "$(LD_LIBRARY_PATH=${lib%/*} "$dir/vmm")" = completed ]
 
 for page in man8/postcopyd.8 man5/postcopyd.conf.5 man8/postcopy-sourced.8 \
-	man1/postcopyctl.1 man3/libpostcopy.3; do
+	man1/postcopyctl.1 man3/libpostcopy.3 man7/libpostcopy-qemu.7; do
 	[ -f "$dir/usr/share/man/$page" ] || {
 		echo "$page is not installed"
 		exit 1
