@@ -76,14 +76,6 @@ EXPORTED int madvise(void *address, size_t length, int advice)
 	return NEXT(madvise)(address, length, advice);
 }
 
-EXPORTED int mlockall(int flags)
-{
-	if (atomic_load(&command_line.waits))
-		refuse("QEMU wants to lock all memory (mlockall) before the source's is here; "
-		       "leave mem-lock=on out on a destination");
-	return NEXT(mlockall)(flags);
-}
-
 /* All of /proc/self/cmdline; *ret is malloc()ed and ends with a NUL. */
 static ssize_t cmdline_read(char **ret)
 {

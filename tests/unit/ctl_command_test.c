@@ -290,7 +290,7 @@ static void test_help(void **state)
 		assert_non_null(strstr(one.out, "--help"));
 		commands++;
 	}
-	assert_int_equal(commands, 14);
+	assert_int_equal(commands, 15);
 }
 
 static void test_token_and_new_id(void **state)

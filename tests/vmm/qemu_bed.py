@@ -49,7 +49,8 @@ def main_memory(kind, size, *more, path=None):
 class Machine:
     """One QEMU process with the bare guest, its monitor and its serial port."""
 
-    def __init__(self, bed, name, machine, options, incoming=False, environment=None):
+    # pylint: disable-next=too-many-arguments,too-many-positional-arguments
+    def __init__(self, bed, name, machine, options, incoming=False, environment=None, user=None):
         self.bed, self.name = bed, name
         self.paths = {kind: bed.dir / f"{name}.{kind}"
                       for kind in ("qmp", "tool", "serial", "memory", "log")}
@@ -66,7 +67,7 @@ class Machine:
             # pylint: disable=consider-using-with # ended by close()
             self.popen = subprocess.Popen(
                 [str(a) for a in self.argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, "LD_PRELOAD": str(PRELOAD),
+                user=user, env={**os.environ, "LD_PRELOAD": str(PRELOAD),
                      "POSTCOPY_QEMU_SOCKET": str(self.paths["memory"]), **(environment or {})})
         bed.machines.append(self)
 
@@ -139,8 +140,7 @@ class QemuBed(SupervisedBed):
         super().__init__(daemon_settings, source_settings, supervised)
 
     def machine(self, name, machine, options, incoming=False, **more):
-        m = Machine(self, name, machine, options, incoming, **more)
-        return m if more.pop("fails", False) else m.connect()
+        return Machine(self, name, machine, options, incoming, **more).connect()
 
     def pair(self, machine, options, destination_options=None):
         """A source and a destination that waits for its guest."""

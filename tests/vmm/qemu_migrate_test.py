@@ -88,5 +88,28 @@ def test_hugetlb():
         migrate_checked("pc" + machine, options)
 
 
+def test_unplugged():
+    """A backend that was deleted is no memory of the guest any more."""
+    with QemuBed() as bed:
+        machine, options = main_memory("memfd", SIZE)
+        source, destination = bed.pair("pc" + machine, [*backend("spare", "memfd", 64), *options],
+                                       options)
+        source.begin(SIZE)
+        source.monitor.do("object-del", id="spare")
+        wait_until("unmapped", lambda: [r["name"] for r in source.memory(
+            '{"command": "status"}')["regions"]] == ["ram"])
+        bed.migrate(source, destination, "--wait")
+        destination.check_on(2 * PAGES)
+
+
+def test_sandbox():
+    """As libvirt starts it: with QEMU's seccomp filter."""
+    machine, options = main_memory("memfd", SIZE)
+    options += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,"
+                "resourcecontrol=deny"]
+    migrate_checked("pc" + machine, options)
+
+
 main(test_pc_memfd, test_q35_file, test_microvm_memfd, test_file_in_directory,
-     test_several_backends, test_memory_device, test_hugetlb)
+     test_several_backends, test_memory_device, test_hugetlb, test_unplugged,
+     test_sandbox)

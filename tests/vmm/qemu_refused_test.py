@@ -3,20 +3,23 @@
 text that says why: a destination ends before it runs, a source runs on.
 """
 import json
+import os
 import pathlib
+import shutil
 import socket
 import tempfile
 import uuid
 
-from qemu_bed import MIB, Machine, QemuBed, backend, main_memory
-from e2e import DESTINATION_NAME, check, main
+from qemu_bed import GUEST, MIB, PRELOAD, Machine, QemuBed, backend, main_memory
+from e2e import DESTINATION_NAME, Skip, check, main
 
 SIZE = 64
 
 
-def refused(bed, what, text, machine, options, environment=None):
+# pylint: disable-next=too-many-arguments,too-many-positional-arguments
+def refused(bed, what, text, machine, options, environment=None, user=None):
     """As a destination it ends, and says text."""
-    m = Machine(bed, f"refused{len(bed.machines)}", machine, options, True, environment)
+    m = Machine(bed, f"refused{len(bed.machines)}", machine, options, True, environment, user)
     status, log = m.ended()
     check(status == 1, f"{what}: exit status {status}: {log}")
     check(text in log and "libpostcopy-qemu: " in log, f"{what}: no {text!r} in {log!r}")
@@ -53,6 +56,43 @@ def test_what_makes_pages():
                           f'size = "{SIZE}M"\n')
         refused(bed, "a backend out of sight", "is not on its command line", machine,
                 [*options, "-readconfig", config])
+
+
+def test_pages_made_later():
+    """Also by its monitor: QEMU ends rather than run a guest on zeros."""
+    with QemuBed() as bed:
+        machine, options = memory()
+        m = bed.machine("later", machine, options, True)
+        try:
+            m.monitor.do("qom-set", path="/objects/ram", property="prealloc", value=True)
+        except (AssertionError, OSError):
+            pass  # no answer comes
+        status, log = m.ended()
+        check(status == 1 and "MADV_POPULATE" in log, f"prealloc later: {status} {log}")
+
+
+def test_pages_at_attach():
+    """What somebody else has put into the memory's file meanwhile is not the source's."""
+    with tempfile.TemporaryDirectory(prefix="postcopy-", dir="/dev/shm") as directory, \
+            QemuBed() as bed:
+        path = pathlib.Path(directory) / "memory"
+        m = bed.machine("late", *memory(kind="file", path=path), True)
+        with open(path, "r+b") as file:
+            file.write(b"x")
+        says_no(m, attach(bed), 39, "has 4 KiB in it already")
+
+
+def test_no_right():
+    """A user who may open no userfaultfd is told how to get one."""
+    if os.geteuid() != 0 or pathlib.Path("/dev/userfaultfd").stat().st_mode & 0o006 or \
+            pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "0":
+        raise Skip("every user has userfaultfd here, or this one is not root")
+    with QemuBed() as bed:
+        bed.dir.chmod(0o777)
+        preload = shutil.copy(PRELOAD, bed.dir)
+        machine, options = memory()
+        refused(bed, "nobody", "no userfaultfd for this user", machine,
+                [*options, "-kernel", shutil.copy(GUEST, bed.dir)], {"LD_PRELOAD": preload}, 65534)
 
 
 def test_what_is_not_shared():
@@ -164,5 +204,5 @@ def test_requests():
         source.check_on(1000)
 
 
-main(test_what_makes_pages, test_what_is_not_shared, test_what_is_not_ours, test_source_runs_on,
-     test_requests)
+main(test_what_makes_pages, test_pages_made_later, test_pages_at_attach, test_no_right,
+     test_what_is_not_shared, test_what_is_not_ours, test_source_runs_on, test_requests)
