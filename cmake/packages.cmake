@@ -91,9 +91,9 @@ it, and to postcopy-sourced on the host that it leaves."
 	${PROJECT_SOURCE_DIR}/packaging/debian/triggers)
 package(qemu postcopy-qemu admin ""
 "live migration of an unmodified QEMU by postcopyd
-A library that QEMU loads by LD_PRELOAD. It hands the guest's memory to postcopyd
-on the host that receives it, and to postcopy-sourced on the host that it leaves;
-postcopyctl qemu-migrate drives it.")
+A library that QEMU loads by LD_PRELOAD. It hands the guest's memory to
+postcopyd on the host that receives it, and to postcopy-sourced on the host
+that it leaves; postcopyctl qemu-migrate drives it.")
 package(development libpostcopy-dev libdevel "libpostcopy0 (= ${full_version})"
 "library for virtual machine monitors that use postcopyd - development files
 Hands a guest's userfaultfds and memory to postcopyd on the host that receives

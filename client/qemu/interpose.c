@@ -65,14 +65,20 @@ EXPORTED int munmap(void *address, size_t length)
 	return NEXT(munmap)(address, length);
 }
 
-/* QEMU makes pages of all memory by it, on whichever way it was told to. */
+/*
+ * Memory that waits to be attached. Pages are made by it whichever way QEMU was told to;
+ * and who discards some (virtio-mem) would wait for a reader of the userfaultfd, which
+ * there is not yet: nothing is there to be discarded.
+ */
 EXPORTED int madvise(void *address, size_t length, int advice)
 {
-	if (atomic_load(&command_line.waits) &&
-	    (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE) &&
-	    memory_is_at(address, length))
+	if (!atomic_load(&command_line.waits) || !memory_is_at(address, length))
+		return NEXT(madvise)(address, length, advice);
+	if (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE)
 		refuse("QEMU wants to have all memory before the source's is here "
 		       "(MADV_POPULATE): the guest would run on zeros; leave preallocation out");
+	if (advice == MADV_REMOVE || advice == MADV_DONTNEED)
+		return 0;
 	return NEXT(madvise)(address, length, advice);
 }
 

@@ -81,6 +81,16 @@ def test_memory_device():
     migrate_checked("pc" + machine, options)
 
 
+def test_virtio_mem():
+    """A device that discards its memory before any has come: there is nobody yet who would
+    take note of it."""
+    machine, options = main_memory("memfd", SIZE)
+    options[1] = f"{SIZE},maxmem=1G"
+    options += [*backend("vmem", "memfd", 64), "-device",
+                "virtio-mem-pci,memdev=vmem,requested-size=0"]
+    migrate_checked("pc" + machine, options)
+
+
 def test_hugetlb():
     with contextlib.ExitStack() as stack:
         stack.enter_context(HugePages(SIZE))  # twice as many MiB: both sides are here
@@ -111,5 +121,5 @@ def test_sandbox():
 
 
 main(test_pc_memfd, test_q35_file, test_microvm_memfd, test_file_in_directory,
-     test_several_backends, test_memory_device, test_hugetlb, test_unplugged,
+     test_several_backends, test_memory_device, test_virtio_mem, test_hugetlb, test_unplugged,
      test_sandbox)
