@@ -4,7 +4,9 @@ guest runs on at the source with all it had; what goes wrong later costs it noth
 """
 import json
 import signal
+import socket
 import subprocess
+import threading
 import uuid
 
 from qemu_bed import MIB, QemuBed, downtime_ms, main_memory
@@ -132,6 +134,69 @@ def test_interrupted():
         migrate_again(bed, source)
 
 
+def test_command_killed():
+    """What docs/operations.md tells to do when qemu-migrate itself was killed."""
+    with QemuBed() as bed:
+        source, destination = begun_pair(bed)
+        command = under_way(bed, source, destination)
+        command.kill()
+        command.communicate()
+        source.monitor.do("migrate-set-parameters", **{"max-bandwidth": 1 << 30})
+        source.monitor.wait_status("pre-switchover")
+        destination.monitor.do("quit")
+        source.monitor.do("migrate_cancel")
+        source.monitor.wait_status("cancelled")
+        check(source.memory('{"command": "withdraw", "force": true}')["ok"], "not withdrawn")
+        wait_until("the source runs", lambda: source.status() == "running")
+        source.check_on(2 * PAGES)
+        migrate_again(bed, source)
+
+
+class CutMonitor:
+    """A relay before a monitor, which goes away when somebody says this word."""
+
+    def __init__(self, directory, path, word):
+        self.path = directory / "cut.qmp"
+        self.word = word
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen()
+        self.far = socket.socket(socket.AF_UNIX)
+        self.far.connect(str(path))
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self):
+        near, _ = self.listener.accept()
+        threading.Thread(target=self._back, args=(near,), daemon=True).start()
+        while (data := near.recv(65536)) and self.word not in data:
+            self.far.sendall(data)
+        for s in (near, self.far):
+            s.shutdown(socket.SHUT_RDWR)
+
+    def _back(self, near):
+        try:
+            while data := self.far.recv(65536):
+                near.sendall(data)
+        except OSError:
+            pass
+
+
+def test_no_answer():
+    """The destination was told to run the guest, and nobody knows whether it does: the source
+    stands still, whatever it costs. Two guests would cost more."""
+    with QemuBed() as bed:
+        source, destination = begun_pair(bed)
+        cut = CutMonitor(bed.dir, destination.paths["tool"], b'"cont"')
+        text = bed.migrate(source, destination, "--destination-qmp", cut.path, status=1)
+        check("leave it so" in text and "query-status" in text, f"what to do? {text!r}")
+        check("runs on at the source" not in text, f"it does not: {text!r}")
+        check(source.status() == "postmigrate", f"the source's QEMU is {source.status()}")
+        # It had not heard of it: its operator finds out, and runs the guest there.
+        check(destination.status() == "paused", f"the destination is {destination.status()}")
+        destination.monitor.do("cont")
+        destination.check_on(2 * PAGES)
+
+
 def test_agent_dies():
     """Without an agent there is nothing to freeze; the guest has not been let go."""
     with QemuBed() as bed:
@@ -211,5 +276,5 @@ def test_moves_on():
 
 
 main(test_wrong_names, test_unreachable, test_another_guest, test_memory_differs,
-     test_interrupted, test_agent_dies, test_destination_dies, test_stopped_guest,
-     test_daemon_killed, test_moves_on)
+     test_interrupted, test_command_killed, test_no_answer, test_agent_dies,
+     test_destination_dies, test_stopped_guest, test_daemon_killed, test_moves_on)
