@@ -106,7 +106,8 @@ static int uffd_make(int *ret)
 		return fd;
 	r = uffd_negotiate(fd,
 	                   features & (UFFD_FEATURE_POISON | UFFD_FEATURE_EVENT_REMOVE |
-	                               UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MISSING_HUGETLBFS),
+	                               UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_MISSING_SHMEM |
+	                               UFFD_FEATURE_MISSING_HUGETLBFS),
 	                   &features);
 	if (r < 0)
 		return r;
