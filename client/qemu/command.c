@@ -11,7 +11,9 @@
  *   {"command": "wait" [, "state": "postcopy-active"]}
  *       until the memory has come (or is served), or will not
  *
- * With an id, freeze and withdraw mean that migration and no other. Answers are {"ok": true, ...} or {"ok": false, "errno": NUMBER, "error": TEXT}.
+ * With an id, freeze and withdraw mean that migration and no other.
+ *
+ * Answers are {"ok": true, ...} or {"ok": false, "errno": NUMBER, "error": TEXT}.
  */
 #include <ctype.h>
 #include <errno.h>
