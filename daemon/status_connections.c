@@ -8,6 +8,10 @@
  * each connection's bufferevent, and bufferevent_free() takes its callbacks
  * away. So a reference to each is kept, and looked at when the next one comes.
  *
+ * The descriptor is closed with the last reference, not by evhttp: the bufferevent
+ * is in the event loop until then, and another connection of the same number would
+ * never be looked at. The client has its end of the stream from shutdown().
+ *
  * Always holds: not more than the limit are open; newcomers are served, so
  * clients that hold connections cannot shut the others out.
  */
@@ -112,7 +116,7 @@ struct bufferevent *status_connections_add(struct status_connections *c, struct 
 	struct bufferevent *bev;
 
 	make_room(c, max);
-	bev = bufferevent_socket_new(base, -1, 0);
+	bev = bufferevent_socket_new(base, -1, BEV_OPT_CLOSE_ON_FREE);
 	if (!bev)
 		return NULL;
 	bufferevent_incref(bev);

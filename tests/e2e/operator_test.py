@@ -35,6 +35,20 @@ def test_status():
         check(bed.http("/no/such/page")[0] == 404, "404 expected")
 
 
+def test_status_disturbs_nobody():
+    """Whoever connects after a status client has gone is served, on whichever socket."""
+    with Bed() as bed:
+        for _ in range(3):
+            check(bed.http("/healthz")[0] == 200, "healthz")
+            bed.ctl("list")
+        m = bed.migration("ram0:memfd:8M")
+        source = m.source()
+        m.start()
+        check(bed.http("/metrics")[0] == 200, "metrics")
+        m.destination().finish()
+        source.finish()
+
+
 def resident_bytes(process):
     with open(f"/proc/{process.popen.pid}/smaps_rollup", encoding="ascii") as f:
         for line in f:
@@ -62,4 +76,4 @@ def test_daemon_memory():
         check(highest <= limit, f"{highest} bytes resident")
 
 
-main(test_metrics, test_status, test_daemon_memory)
+main(test_metrics, test_status, test_status_disturbs_nobody, test_daemon_memory)
