@@ -201,9 +201,18 @@ debian_name() {
 		cut -d' ' -f1 | sort -V | tail -n 1
 }
 
+# modules_keep FOLDER: what boot.sh and tests/vmm put into an initramfs, in the order
+# in which they are loaded
+modules_keep() {
+	local name
+	for name in overlay failover net_failover virtio_net virtio_blk; do
+		find "$1/lib" -name "$name.ko*" -exec cp {} "$1/" \;
+	done
+}
+
 # Debian's kernel needs its overlay module, and has virtiofs instead of 9p.
 kernel_debian() {
-	local name version folder
+	local name version folder kept
 	name=$(debian_name)
 	[ -n "$name" ] || { archive_refresh; name=$(debian_name); }
 	if [ -n "$name" ]; then
@@ -213,14 +222,16 @@ kernel_debian() {
 		folder=$(ls -d "$cache"/debian-linux-image-6.12* 2>/dev/null | sort -V | tail -n 1)
 		[ -n "$folder" ] || die "apt knows no 6.12 cloud kernel for Debian 12 (apt-get update?)"
 	fi
-	[ -e "$folder" ] || alone
-	if [ ! -e "$folder" ]; then
+	kept=$folder/virtio_blk.ko.xz
+	[ -e "$kept" ] || alone
+	if [ ! -e "$kept" ]; then
 		say "fetching $name $version"
 		deb_fetch "$name=$version" "$folder.new" || die "cannot fetch $name"
 		mv "$folder.new"/boot/vmlinuz-* "$folder.new/bzImage"
 		mv "$folder.new"/boot/config-* "$folder.new/config"
-		find "$folder.new/lib" -name 'overlay.ko*' -exec cp {} "$folder.new/" \;
+		modules_keep "$folder.new"
 		rm -rf "$folder.new/lib" "$folder.new/boot" "$folder.new/usr"
+		rm -rf "$folder" # one without all the modules
 		mv "$folder.new" "$folder"
 	fi
 	echo "$folder"

@@ -12,7 +12,9 @@ PACKAGES_LINT="clang-tidy cppcheck prometheus"
 # virtiofsd is in qemu-system-common. What a kernel is built with, build.sh installs.
 PACKAGES_KERNEL="qemu-system-x86 qemu-system-common seabios busybox-static cpio xz-utils"
 # An unmodified QEMU whose guest moves.
-PACKAGES_VMM="qemu-system-x86 seabios"
+# The second line is for the Linux guest.
+PACKAGES_VMM="qemu-system-x86 seabios
+	busybox-static cpio xz-utils"
 
 # What makes packages and looks at them, and what a machine with systemd is made with.
 PACKAGES_PACKAGES="dpkg-dev file gzip lintian"
