@@ -5,17 +5,16 @@ The same size of guest, the same pace of faults, in the same round. QEMU's guest
 is a program without a kernel (qemu_guest/), which times its faults itself.
 """
 import contextlib
-import json
 import pathlib
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 
 from bed import FIRST_CPU, MIB, BenchBed
 from cases_bulk import REAL_TIME
-from e2e import BUILD, PATIENCE, Skip, check, free_port, wait_until
+from e2e import BUILD, Skip, check, free_port
+from qmp import Monitor, connect
 from rounds import Figure, case
 
 KERNEL = BUILD / "tests/bench/qemu_guest/bench-qemu-guest"
@@ -55,7 +54,6 @@ class Qemu:
 
     def __init__(self, program, directory, name, endpoint, *options):
         self.name = name
-        self.events = []
         qmp, serial = directory / f"{name}.qmp", directory / f"{name}.serial"
         self.log = open(directory / f"{name}.log", "wb")  # pylint: disable=consider-using-with
         # pylint: disable=consider-using-with # ended by close()
@@ -67,57 +65,10 @@ class Qemu:
              "-object", f"tls-creds-x509,id=tls0,dir={directory},endpoint={endpoint},"
              "verify-peer=on", *options], stdin=subprocess.DEVNULL, stdout=self.log,
             stderr=self.log)
-        self.monitor = self._connect(qmp).makefile("rw", encoding="utf-8")
-        self.serial = self._connect(serial)
+        self.monitor = Monitor(qmp, self.popen, name)
+        self.serial = connect(serial, self.popen, name)
         self.lines = self.serial.makefile("r", encoding="ascii")
-        json.loads(self.monitor.readline())
-        self.do("qmp_capabilities")
-        self.do("migrate-set-capabilities", capabilities=[
-            {"capability": c, "state": True} for c in (*CAPABILITIES, "events")])
-
-    def _connect(self, path):
-        def attempt():
-            check(self.popen.poll() is None, f"{self.name}: QEMU ended with {self.popen.poll()}")
-            s = socket.socket(socket.AF_UNIX)
-            try:
-                s.connect(str(path))
-            except OSError:
-                s.close()
-                return None
-            s.settimeout(PATIENCE)
-            return s
-        return wait_until(f"{self.name}: QEMU", attempt)
-
-    def _receive(self):
-        line = self.monitor.readline()
-        check(line, f"{self.name}: QEMU has gone")
-        return json.loads(line)
-
-    def do(self, command, **arguments):
-        self.monitor.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
-        self.monitor.flush()
-        while True:
-            reply = self._receive()
-            if "event" in reply:
-                self.events.append(reply)
-                continue
-            check("return" in reply, f"{self.name}: {command}: {reply.get('error')}")
-            return reply["return"]
-
-    def wait_status(self, *statuses):
-        """For a MIGRATION event of one of these: when QEMU says that it was."""
-        seen = 0
-        while True:
-            for event in self.events[seen:]:
-                status = event.get("data", {}).get("status")
-                if event["event"] == "MIGRATION" and status in statuses:
-                    stamp = event["timestamp"]
-                    return stamp["seconds"] + stamp["microseconds"] / 1e6
-                if status == "failed":
-                    raise AssertionError(f"{self.name}: QEMU's migration failed: "
-                                         f"{self.do('query-migrate').get('error-desc')}")
-            seen = len(self.events)
-            self.events.append(self._receive())
+        self.monitor.set_capabilities(*CAPABILITIES, "events")
 
     def say(self, text):
         self.serial.sendall(text.encode())
@@ -126,10 +77,6 @@ class Qemu:
         line = self.lines.readline().strip()
         check(line, f"{self.name}: the guest has gone")
         return line
-
-    def version(self):
-        found = self.do("query-version")["qemu"]
-        return found["major"] + found["minor"] / 10
 
     def close(self):
         self.popen.kill()
@@ -150,16 +97,17 @@ def ticks_a_second(qemu):
 
 def migrate(source, destination):
     address = f"tcp:127.0.0.1:{free_port()}"
-    destination.do("migrate-set-parameters", **{"tls-creds": "tls0"})
-    destination.do("migrate-incoming", uri=address)
+    destination.monitor.do("migrate-set-parameters", **{"tls-creds": "tls0"})
+    destination.monitor.do("migrate-incoming", uri=address)
     # Nothing moves before the switch: this is about postcopy.
-    source.do("migrate-set-parameters", **{"tls-creds": "tls0", "tls-hostname": HOST,
-                                           "max-bandwidth": 65536, "max-postcopy-bandwidth": 0})
-    source.do("migrate", uri=address)
-    source.wait_status("active")
-    source.do("migrate-start-postcopy")
-    started = source.wait_status("postcopy-active")
-    destination.wait_status("postcopy-active", "completed")
+    source.monitor.do("migrate-set-parameters", **{
+        "tls-creds": "tls0", "tls-hostname": HOST, "max-bandwidth": 65536,
+        "max-postcopy-bandwidth": 0})
+    source.monitor.do("migrate", uri=address)
+    source.monitor.wait_status("active")
+    source.monitor.do("migrate-start-postcopy")
+    started = source.monitor.wait_status("postcopy-active")
+    destination.monitor.wait_status("postcopy-active", "completed")
     return started
 
 
@@ -172,11 +120,11 @@ def qemu_run(program, directory):
         source = Qemu(program, directory, "source", "client")
         stack.callback(source.close)
         check(source.line() == "F", "the bare guest did not start")
-        rate, version = ticks_a_second(source), source.version()
+        rate, version = ticks_a_second(source), source.monitor.version()
         started = migrate(source, destination)
         numbers = (PACE_US * rate / 1e6, PACE_US * TIMER_HZ / 1e6, HERE_ALREADY_US * rate / 1e6)
         destination.say("g" + "".join(f"{int(n):x}\n" for n in numbers))
-        seconds = source.wait_status("completed") - started
+        seconds = source.monitor.wait_status("completed") - started
         destination.say("s")
         count = int(destination.line(), 16)
         faults = sorted(int(destination.line(), 16) / rate * 1e6 for _ in range(count))
