@@ -19,6 +19,10 @@ static_assert((int)BACKING_MEMFD == PB(BACKING__BACKING_MEMFD), "backings");
 static_assert((int)BACKING_HUGETLB == PB(BACKING__BACKING_HUGETLB), "backings");
 static_assert((int)UFFD_MODE_MISSING == PB(MODE__MODE_MISSING), "modes");
 static_assert((int)UFFD_MODE_MINOR == PB(MODE__MODE_MINOR), "modes");
+static_assert((int)PAGE_FATE_HERE == PB(FATE__FATE_HERE), "fates");
+static_assert((int)PAGE_FATE_POISONED == PB(FATE__FATE_POISONED), "fates");
+static_assert((int)PAGE_FATE_LOST == PB(FATE__FATE_LOST), "fates");
+static_assert((int)PAGE_FATE_NOT_YET == PB(FATE__FATE_NOT_YET), "fates");
 
 static const char *const backing_names[] = {
         [BACKING_ANONYMOUS] = "anonymous",
@@ -66,15 +70,25 @@ static int decode_state(const Postcopy__Attach__V1__StateEvent *in, struct attac
 	return text_get(in->text, sizeof(ret->text), TEXT_FREE, "StateEvent.text", ret->text, err);
 }
 
-/* In order and apart, so that whoever asks for the rest comes forward each time. */
-static int range_check(const struct poison_range *r, uint64_t from, size_t i, struct error *err)
+static int pages_check(const struct poison_range *r, const char *message, size_t i,
+                       struct error *err)
 {
 	if (r->length_bytes == 0 || !is_aligned(r->gpa.addr | r->length_bytes, WIRE_PAGE_SIZE) ||
 	    r->gpa.addr > UINT64_MAX - r->length_bytes)
 		return error_set(err, -EBADMSG,
-		                 "PoisonList.ranges[%zu]: %#" PRIx64 " + %#" PRIx64
+		                 "%s.ranges[%zu]: %#" PRIx64 " + %#" PRIx64
 		                 " is empty, wraps, or is not a multiple of 4096",
-		                 i, r->gpa.addr, r->length_bytes);
+		                 message, i, r->gpa.addr, r->length_bytes);
+	return 0;
+}
+
+/* In order and apart, so that whoever asks for the rest comes forward each time. */
+static int range_check(const struct poison_range *r, uint64_t from, size_t i, struct error *err)
+{
+	int code = pages_check(r, "PoisonList", i, err);
+
+	if (code < 0)
+		return code;
 	if (r->gpa.addr < from)
 		return error_set(err, -EBADMSG,
 		                 "PoisonList.ranges[%zu] starts at %#" PRIx64
@@ -97,6 +111,35 @@ static int ranges_check(const struct attach_reply *reply, struct error *err)
 	if (reply->more && reply->n_ranges == 0)
 		return error_set(err, -EBADMSG, "PoisonList says more, but has no range");
 	return 0;
+}
+
+/* In any order: the agent asks for what is needed, as it comes. */
+static int populate_check(const struct attach_reply *reply, struct error *err)
+{
+	if (reply->n_ranges == 0 || reply->n_ranges > POISON_LIST_MAX)
+		return error_set(err, -EBADMSG, "Populate.ranges has %zu entries, expected 1 to %d",
+		                 reply->n_ranges, POISON_LIST_MAX);
+	for (size_t i = 0; i < reply->n_ranges; i++) {
+		int r = pages_check(&reply->ranges[i], "Populate", i, err);
+
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int decode_populate(const Postcopy__Attach__V1__Populate *in, struct attach_reply *ret,
+                           struct error *err)
+{
+	ret->type = ATTACH_REPLY_POPULATE;
+	ret->number = in->number;
+	ret->urgent = in->urgent;
+	ret->n_ranges = in->n_ranges;
+	for (size_t i = 0; i < MIN(in->n_ranges, (size_t)POISON_LIST_MAX); i++) {
+		ret->ranges[i].gpa.addr = in->ranges[i]->guest_physical_address;
+		ret->ranges[i].length_bytes = in->ranges[i]->length;
+	}
+	return populate_check(ret, err);
 }
 
 static int decode_poison_list(const Postcopy__Attach__V1__PoisonList *in, struct attach_reply *ret,
@@ -133,6 +176,8 @@ int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret
 		r = decode_state(in->state, &reply, err);
 	else if (in->reply_case == PB(ATTACH_REPLY__REPLY_POISON_LIST))
 		r = decode_poison_list(in->poison_list, &reply, err);
+	else if (in->reply_case == PB(ATTACH_REPLY__REPLY_POPULATE))
+		r = decode_populate(in->populate, &reply, err);
 	else
 		r = error_set(err, -EBADMSG, "AttachReply of unknown type %u",
 		              m->n_unknown_fields ? m->unknown_fields[0].tag : 0);
@@ -140,6 +185,37 @@ int attach_reply_decode(const uint8_t *buf, size_t len, struct attach_reply *ret
 	if (r == 0)
 		*ret = reply;
 	return r;
+}
+
+static void ranges_put(const struct attach_reply *r, Postcopy__Attach__V1__PoisonRange *ranges,
+                       Postcopy__Attach__V1__PoisonRange **ptrs)
+{
+	for (size_t i = 0; i < r->n_ranges; i++) {
+		postcopy__attach__v1__poison_range__init(&ranges[i]);
+		ranges[i].guest_physical_address = r->ranges[i].gpa.addr;
+		ranges[i].length = r->ranges[i].length_bytes;
+		ptrs[i] = &ranges[i];
+	}
+}
+
+static int encode_populate(const struct attach_reply *r, uint8_t **ret, size_t *ret_len)
+{
+	Postcopy__Attach__V1__AttachReply reply = POSTCOPY__ATTACH__V1__ATTACH_REPLY__INIT;
+	Postcopy__Attach__V1__Populate populate = POSTCOPY__ATTACH__V1__POPULATE__INIT;
+	Postcopy__Attach__V1__PoisonRange ranges[POISON_LIST_MAX];
+	Postcopy__Attach__V1__PoisonRange *ptrs[POISON_LIST_MAX];
+
+	if (populate_check(r, NULL) < 0)
+		return -EINVAL;
+	ranges_put(r, ranges, ptrs);
+	populate.number = r->number;
+	populate.urgent = r->urgent;
+	populate.ranges = ptrs;
+	populate.n_ranges = r->n_ranges;
+	reply.reply_case = PB(ATTACH_REPLY__REPLY_POPULATE);
+	reply.populate = &populate;
+	reply.id = r->id;
+	return body_pack(&reply.base, ret, ret_len);
 }
 
 static int encode_poison_list(const struct attach_reply *r, uint8_t **ret, size_t *ret_len)
@@ -151,12 +227,7 @@ static int encode_poison_list(const struct attach_reply *r, uint8_t **ret, size_
 
 	if (r->n_ranges > POISON_LIST_MAX || ranges_check(r, NULL) < 0)
 		return -EINVAL;
-	for (size_t i = 0; i < r->n_ranges; i++) {
-		postcopy__attach__v1__poison_range__init(&ranges[i]);
-		ranges[i].guest_physical_address = r->ranges[i].gpa.addr;
-		ranges[i].length = r->ranges[i].length_bytes;
-		ptrs[i] = &ranges[i];
-	}
+	ranges_put(r, ranges, ptrs);
 	list.ranges = ptrs;
 	list.n_ranges = r->n_ranges;
 	list.more = r->more;
@@ -193,6 +264,8 @@ int attach_reply_encode(const struct attach_reply *r, uint8_t **ret, size_t *ret
 		reply.state = &state;
 	} else if (r->type == ATTACH_REPLY_POISON_LIST) {
 		return encode_poison_list(r, ret, ret_len);
+	} else if (r->type == ATTACH_REPLY_POPULATE) {
+		return encode_populate(r, ret, ret_len);
 	} else {
 		return -EINVAL;
 	}

@@ -72,6 +72,19 @@ struct poison_range {
 	uint64_t length_bytes;
 };
 
+/* Of pages that were on their way to the host of an inbound export. */
+enum page_fate {
+	PAGE_FATE_HERE = 1,
+	PAGE_FATE_POISONED = 2,
+	PAGE_FATE_LOST = 3,
+	PAGE_FATE_NOT_YET = 4,
+};
+
+struct populated_range {
+	struct poison_range range;
+	enum page_fate fate;
+};
+
 /* The first of n ascending ranges that ends behind this address; n if none does. */
 size_t poison_range_find(const struct poison_range *ranges, size_t n, gpa_t from);
 
@@ -84,6 +97,7 @@ enum attach_request_type {
 	ATTACH_REQUEST_WITHDRAW,
 	ATTACH_REQUEST_LIST_POISON,
 	ATTACH_REQUEST_ATTACH_MAPPING, /* in attach, as ATTACH_REQUEST_ATTACH */
+	ATTACH_REQUEST_POPULATED = 8, /* 9 is an Export with .inbound */
 };
 
 struct attach_request {
@@ -103,6 +117,7 @@ struct attach_request {
 			char peer_identity[PEER_IDENTITY_MAX];
 			struct export_region *regions;
 			size_t n_regions;
+			bool inbound; /* read no page before a Populated has said that it is here */
 		} export;
 		struct {
 			struct poison_range *ranges;
@@ -114,6 +129,12 @@ struct attach_request {
 		struct {
 			gpa_t from;
 		} list_poison;
+		struct {
+			uint32_t number; /* of the Populate; 0: unasked */
+			struct populated_range *ranges; /* at most POISON_RANGES_MAX */
+			size_t n_ranges;
+			bool all;
+		} populated;
 	};
 };
 
@@ -122,6 +143,7 @@ enum attach_reply_type {
 	ATTACH_REPLY_ACK,
 	ATTACH_REPLY_STATE,
 	ATTACH_REPLY_POISON_LIST,
+	ATTACH_REPLY_POPULATE,
 };
 
 struct attach_reply {
@@ -132,10 +154,15 @@ struct attach_reply {
 	bool final;                   /* state */
 	bool restarted;               /* state: by a daemon that took the connection over */
 	char text[WIRE_ERROR_TEXT_MAX];
-	/* Poison list: wire pages, ascending, not overlapping; more only with a range. */
+	/*
+	 * Poison list: wire pages, ascending, not overlapping; more only with a range.
+	 * Populate: wire pages, at least one range.
+	 */
 	struct poison_range ranges[POISON_LIST_MAX];
 	size_t n_ranges;
 	bool more;
+	uint32_t number; /* populate */
+	bool urgent;     /* populate */
 };
 
 /*

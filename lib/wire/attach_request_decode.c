@@ -193,11 +193,62 @@ static int decode_report_poison(const Postcopy__Attach__V1__ReportPoison *in,
 	return 0;
 }
 
+static int populated_range_get(const Postcopy__Attach__V1__PopulatedRange *in,
+                               struct populated_range *to, struct error *err)
+{
+	uint64_t gpa = in->guest_physical_address;
+	int fate = (int)in->fate;
+
+	if (in->length == 0 || !is_aligned(gpa | in->length, WIRE_PAGE_SIZE) ||
+	    gpa > UINT64_MAX - in->length)
+		return error_set(err, -EBADMSG,
+		                 "%#" PRIx64 " + %#" PRIx64
+		                 " is empty, wraps, or is not a multiple of 4096",
+		                 gpa, in->length);
+	if (fate < PAGE_FATE_HERE || fate > PAGE_FATE_NOT_YET)
+		return error_set(err, -EBADMSG,
+		                 "fate is %d, expected 1 (here), 2 (poisoned), 3 (lost) or 4 (not "
+		                 "yet)",
+		                 fate);
+	to->range = (struct poison_range){{gpa}, in->length};
+	to->fate = (enum page_fate)fate;
+	return 0;
+}
+
+static int decode_populated(const Postcopy__Attach__V1__Populated *in, struct attach_request *ret,
+                            struct error *err)
+{
+	int r = 0;
+
+	if (in->n_ranges > POISON_RANGES_MAX)
+		return error_set(err, -EBADMSG, "Populated.ranges has %zu entries, at most %d",
+		                 in->n_ranges, POISON_RANGES_MAX);
+	ret->populated.number = in->number;
+	ret->populated.all = in->all;
+	if (in->n_ranges == 0)
+		return 0;
+	ret->populated.ranges = calloc(in->n_ranges, sizeof(*ret->populated.ranges));
+	if (!ret->populated.ranges)
+		return error_set(err, -ENOMEM, "no memory for %zu ranges", in->n_ranges);
+	ret->populated.n_ranges = in->n_ranges;
+	for (size_t i = 0; r == 0 && i < in->n_ranges; i++) {
+		r = populated_range_get(in->ranges[i], &ret->populated.ranges[i], err);
+		if (r < 0)
+			error_prefix(err, "Populated.ranges[%zu]", i);
+	}
+	return r;
+}
+
 static int decode_body(const PbRequest *in, struct attach_request *ret, struct error *err)
 {
 	/* The type first: attach_request_free() needs it to find what to release. */
 	ret->type = (enum attach_request_type)in->request_case;
 	ret->id = in->id;
+	if (in->request_case == POSTCOPY__ATTACH__V1__ATTACH_REQUEST__REQUEST_EXPORT_INBOUND) {
+		ret->type = ATTACH_REQUEST_EXPORT;
+		ret->export.inbound = true;
+		return decode_export(in->export_inbound, ret, err);
+	}
 	switch (ret->type) {
 	case ATTACH_REQUEST_ATTACH:
 		return decode_attach(in->attach, ret, err);
@@ -215,6 +266,8 @@ static int decode_body(const PbRequest *in, struct attach_request *ret, struct e
 	case ATTACH_REQUEST_LIST_POISON:
 		ret->list_poison.from.addr = in->list_poison->guest_physical_address;
 		return 0;
+	case ATTACH_REQUEST_POPULATED:
+		return decode_populated(in->populated, ret, err);
 	case ATTACH_REQUEST_NONE:
 		break;
 	}
@@ -251,5 +304,7 @@ void attach_request_free(struct attach_request *r)
 		free(r->export.regions);
 	else if (r->type == ATTACH_REQUEST_REPORT_POISON)
 		free(r->report_poison.ranges);
+	else if (r->type == ATTACH_REQUEST_POPULATED)
+		free(r->populated.ranges);
 	*r = (struct attach_request){.type = ATTACH_REQUEST_NONE};
 }

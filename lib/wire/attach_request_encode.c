@@ -21,6 +21,7 @@ static_assert((int)ATTACH_REQUEST_REPORT_POISON == PB_CASE(REPORT_POISON), "type
 static_assert((int)ATTACH_REQUEST_WITHDRAW == PB_CASE(WITHDRAW), "types");
 static_assert((int)ATTACH_REQUEST_LIST_POISON == PB_CASE(LIST_POISON), "types");
 static_assert((int)ATTACH_REQUEST_ATTACH_MAPPING == PB_CASE(ATTACH_MAPPING), "types");
+static_assert((int)ATTACH_REQUEST_POPULATED == PB_CASE(POPULATED), "types");
 
 /* Room for n records of one array: each a message and a pointer, with their heads. */
 #define ARENA_BYTES(n, message) ((n) * (sizeof(message) + sizeof(void *) + 32) + 256)
@@ -106,7 +107,12 @@ static int encode_export(const struct attach_request *r, Postcopy__Attach__V1__A
 	export.migration_id.len = sizeof(r->migration_id.bytes);
 	export.regions = ptrs;
 	export.n_regions = r->export.n_regions;
-	out->export = &export;
+	if (r->export.inbound) {
+		out->request_case = PB_CASE(EXPORT_INBOUND);
+		out->export_inbound = &export;
+	} else {
+		out->export = &export;
+	}
 	return body_pack(&out->base, ret, ret_len);
 }
 
@@ -134,6 +140,40 @@ static int encode_report_poison(const struct attach_request *r,
 		report.ranges[i] = &ranges[i];
 	}
 	out->report_poison = &report;
+	result = body_pack(&out->base, ret, ret_len);
+	wire_arena_fini(&a);
+	return result;
+}
+
+static int encode_populated(const struct attach_request *r,
+                            Postcopy__Attach__V1__AttachRequest *out, uint8_t **ret,
+                            size_t *ret_len)
+{
+	Postcopy__Attach__V1__Populated populated = POSTCOPY__ATTACH__V1__POPULATED__INIT;
+	size_t n = r->populated.n_ranges;
+	Postcopy__Attach__V1__PopulatedRange *ranges;
+	struct wire_arena a;
+	int result;
+
+	if (n > POISON_RANGES_MAX)
+		return -EINVAL;
+	if (wire_arena_init(&a, ARENA_BYTES(n, *ranges)) < 0)
+		return -ENOMEM;
+	ranges = wire_arena_alloc(&a, n, sizeof(*ranges));
+	populated.ranges = wire_arena_alloc(&a, n, sizeof(*populated.ranges));
+	populated.n_ranges = n;
+	for (size_t i = 0; i < n; i++) {
+		const struct populated_range *from = &r->populated.ranges[i];
+
+		postcopy__attach__v1__populated_range__init(&ranges[i]);
+		ranges[i].guest_physical_address = from->range.gpa.addr;
+		ranges[i].length = from->range.length_bytes;
+		ranges[i].fate = (Postcopy__Attach__V1__Fate)from->fate;
+		populated.ranges[i] = &ranges[i];
+	}
+	populated.number = r->populated.number;
+	populated.all = r->populated.all;
+	out->populated = &populated;
 	result = body_pack(&out->base, ret, ret_len);
 	wire_arena_fini(&a);
 	return result;
@@ -171,6 +211,8 @@ int attach_request_encode(const struct attach_request *r, uint8_t **ret, size_t 
 		list.guest_physical_address = r->list_poison.from.addr;
 		out.list_poison = &list;
 		return body_pack(&out.base, ret, ret_len);
+	case ATTACH_REQUEST_POPULATED:
+		return encode_populated(r, &out, ret, ret_len);
 	case ATTACH_REQUEST_NONE:
 		break;
 	}
