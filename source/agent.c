@@ -106,12 +106,16 @@ static void restored_adopt(struct agent *a)
 	struct export *e, *next;
 
 	HASH_ITER (hh, a->exports->by_id, e, next) {
-		if (e->keep.connection_fd < 0)
+		if (e->keep.connection_fd < 0) {
+			if (e->inbound)
+				export_exporter_left(e); /* nobody is there to be asked */
 			continue;
-		if (export_server_adopt(a->export_server, TAKE_FD(e->keep.connection_fd), e) < 0)
+		}
+		if (export_server_adopt(a->export_server, TAKE_FD(e->keep.connection_fd), e) < 0) {
 			log_migration(LOG_WARNING, e->id_text,
-			              "not enough memory to take up the exporter's connection; its "
-			              "memory is served all the same");
+			              "not enough memory to take up the exporter's connection");
+			export_exporter_left(e);
+		}
 	}
 }
 

@@ -99,7 +99,7 @@ static int set_state_in_round(struct export *e, unsigned round, unsigned from_ma
 	return r;
 }
 
-static void wake_links(struct export *e, bool urgent_only)
+void export_wake_links(struct export *e, bool urgent_only)
 {
 	for (unsigned lane = 0; lane < EXPORT_LANES_MAX; lane++) {
 		if (e->links[LINK_ROLE_URGENT - 1][lane])
@@ -167,7 +167,7 @@ static void announce(struct export *e)
 	log_state(e, from, state, text);
 	export_ref(e); /* trimming may drop the table's reference */
 	export_table_changed(e->table, e);
-	wake_links(e, false);
+	export_wake_links(e, false);
 	drop_memory_if_unused(e);
 	export_unref(e);
 }
@@ -185,7 +185,7 @@ static void on_round_posted(void *arg)
 	struct export *e = arg;
 
 	atomic_store(&e->round_posted, false);
-	wake_links(e, false); /* those that are over end */
+	export_wake_links(e, false); /* those that are over end */
 }
 
 static void on_poison_posted(void *arg)
@@ -194,11 +194,11 @@ static void on_poison_posted(void *arg)
 
 	atomic_store(&e->poison_posted, false);
 	export_audit(e);
-	wake_links(e, true);
+	export_wake_links(e, true);
 }
 
 /* From a link's thread to the main loop, unless a message is on its way already. */
-static void post_once(struct export *e, atomic_bool *posted, loop_fn fn)
+void export_post_once(struct export *e, atomic_bool *posted, void (*fn)(void *))
 {
 	if (atomic_exchange(posted, true))
 		return;
@@ -303,7 +303,7 @@ int export_report_poison(struct export *e, const struct poison_range *ranges, si
 		log_migration(LOG_WARNING, e->id_text, "%" PRIu64 " pages reported lost by %s",
 		              report.added, poison_reporter_name(by));
 		export_audit(e);
-		wake_links(e, true);
+		export_wake_links(e, true);
 	}
 	return r;
 }
@@ -315,6 +315,11 @@ void export_exporter_left(struct export *e)
 		return;
 	if (region_table_gone(e->regions)) {
 		export_fail(e, "the process that exported its own memory has gone");
+		return;
+	}
+	if (!inbound_all_known(e->inbound)) {
+		export_fail(e, "the VMM has hung up while memory was still on its way to it: nobody "
+		               "knows any more which of its pages are here");
 		return;
 	}
 	log_event(LOG_WARNING, MESSAGE_EXPORTER_LEFT,
@@ -348,7 +353,7 @@ int export_start_serving(struct export *e, unsigned round)
 	if (r < 0)
 		return r;
 	if (moved)
-		post_once(e, &e->change_posted, on_change_posted);
+		export_post_once(e, &e->change_posted, on_change_posted);
 
 	enum export_state state = export_state(e);
 
@@ -366,7 +371,7 @@ int export_complete(struct export *e, unsigned round, const char *text)
 	if (r < 0)
 		return r;
 	if (moved)
-		post_once(e, &e->change_posted, on_change_posted);
+		export_post_once(e, &e->change_posted, on_change_posted);
 	switch (export_state(e)) {
 	case EXPORT_RELEASED:
 		return 0;
@@ -392,15 +397,15 @@ void export_given_up(struct export *e, unsigned round, const char *why)
 	}
 	pthread_mutex_unlock(&e->lock);
 	if (first)
-		post_once(e, &e->round_posted, on_round_posted);
+		export_post_once(e, &e->round_posted, on_round_posted);
 	if (moved)
-		post_once(e, &e->change_posted, on_change_posted);
+		export_post_once(e, &e->change_posted, on_change_posted);
 }
 
 void export_fail(struct export *e, const char *text)
 {
 	if (set_state(e, ~0U, EXPORT_FAILED, text))
-		post_once(e, &e->change_posted, on_change_posted);
+		export_post_once(e, &e->change_posted, on_change_posted);
 }
 
 int export_read_error(struct export *e, uint64_t first, uint64_t count)
@@ -410,7 +415,7 @@ int export_read_error(struct export *e, uint64_t first, uint64_t count)
 	                       &added);
 
 	if (added > 0)
-		post_once(e, &e->poison_posted, on_poison_posted);
+		export_post_once(e, &e->poison_posted, on_poison_posted);
 	return r;
 }
 
@@ -452,6 +457,7 @@ struct export *export_unref(struct export *e)
 	export_audit_all(e);
 	export_keep_fini(&e->keep);
 	poison_set_free(e->poison);
+	inbound_free(e->inbound);
 	region_table_free(e->regions);
 	pthread_mutex_destroy(&e->lock);
 	explicit_bzero(e->token, sizeof(e->token));

@@ -19,6 +19,7 @@
 #include "core/error.h"
 #include "core/uuid.h"
 #include "source/export_keep.h"
+#include "source/inbound.h"
 #include "source/poison_set.h"
 #include "source/region_table.h"
 #include "source/want.h"
@@ -59,6 +60,9 @@ struct export_stats {
 struct export_table;
 struct link;
 
+/* Main loop: send it to the VMM of an inbound export. */
+typedef void (*export_ask_fn)(void *user, const struct attach_reply *ask);
+
 struct export
 {
 	struct uuid id;
@@ -68,6 +72,7 @@ struct export
 	char peer_identity[PEER_IDENTITY_MAX];
 	struct region_table *regions;
 	struct poison_set *poison;
+	struct inbound *inbound; /* what is known of memory that still arrives; NULL: all is here */
 	struct export_stats stats;
 	struct export_keep keep;
 
@@ -80,12 +85,15 @@ struct export
 	atomic_bool poison_posted;
 	atomic_bool change_posted;
 	atomic_bool round_posted;
+	atomic_bool ask_posted;
 	atomic_uint round; /* how many destinations gave up; changes under the lock */
 
 	/* The main loop's alone. */
 	struct export_table *table;
 	unsigned refs; /* the table, each link, the exporter's connection */
 	enum export_state announced;
+	export_ask_fn ask; /* NULL: its VMM has hung up, or all is here anyway */
+	void *ask_user;
 	char exporter[64];                       /* "pid 12 uid 0", for people */
 	struct link *links[2][EXPORT_LANES_MAX]; /* [role - 1][lane] */
 	unsigned n_links;                        /* also those that are just ending */
@@ -113,6 +121,16 @@ int export_withdraw(struct export *e, bool force, const char *who, struct error 
 /* Main loop: these pages are lost. All ranges are checked before any is taken over. */
 int export_report_poison(struct export *e, const struct poison_range *ranges, size_t n_ranges,
                          enum poison_reporter by, struct error *err);
+
+/*
+ * export_inbound.c. Main loop: its VMM tells what has become of pages that were still on
+ * their way. All ranges are checked before any is taken over. -EINVAL, -ERANGE.
+ */
+int export_populated(struct export *e, const struct attach_request *q, struct error *err);
+/* Main loop: how to ask it; NULL when it has hung up. */
+void export_set_ask(struct export *e, export_ask_fn fn, void *user);
+/* Any thread: there is something to ask. */
+void export_ask(struct export *e);
 
 /* Main loop: the process that exported it has hung up. */
 void export_exporter_left(struct export *e);
@@ -155,6 +173,11 @@ int export_read_error(struct export *e, uint64_t first, uint64_t count);
 
 /* Any thread: answered on an urgent link, no stream needs to send them. */
 void export_drop_wanted(struct export *e, uint64_t first, uint64_t count);
+
+/* Main loop: its links have a look at it. */
+void export_wake_links(struct export *e, bool urgent_only);
+/* Any thread: have fn(e) called on the main loop, unless *posted says that it is on its way. */
+void export_post_once(struct export *e, atomic_bool *posted, void (*fn)(void *));
 
 /* Main loop. -ENOMEM. */
 int export_want_prepare(struct export *e, unsigned lane);

@@ -72,6 +72,7 @@ static int request_copy(struct export *e, const struct export_params *params, in
 	memcpy(to->export.peer_identity, e->peer_identity, sizeof(to->export.peer_identity));
 	to->export.regions = regions;
 	to->export.n_regions = params->n_regions;
+	to->export.inbound = params->inbound;
 	for (size_t i = 0; i < params->n_regions; i++) {
 		regions[i] = params->regions[i];
 		regions[i].fd = memory_place(&e->keep, kept, e->regions->regions[i].memory.fd);

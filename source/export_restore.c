@@ -144,6 +144,10 @@ static int live_restore(struct export *e, struct export_found *f, const struct e
 	*ret_gone = rc == -ESRCH;
 	if (*ret_gone)
 		rc = no_memory(e, r, err);
+	/* What was known is asked again. */
+	if (rc == 0 && r->export.export.inbound &&
+	    inbound_new(e->regions, EXPORT_LANES_MAX, &e->inbound) < 0)
+		rc = error_set(err, -ENOMEM, "not enough memory for what is known of its pages");
 	return rc == 0 ? poison_restore(e, f, err) : rc;
 }
 

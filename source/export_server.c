@@ -39,6 +39,8 @@ struct export_server {
 
 static void exporter_release(struct exporter *x)
 {
+	if (x->export)
+		export_set_ask(x->export, NULL, NULL);
 	DL_DELETE(x->server->exporters, x);
 	x->server->n_exporters--;
 	ipc_connection_free(x->ipc);
@@ -93,6 +95,11 @@ static void on_export_changed(struct export *e, void *user)
 	}
 }
 
+static void on_ask(void *user, const struct attach_reply *ask)
+{
+	send_reply(user, ask);
+}
+
 static int do_export(struct exporter *x, const struct attach_request *q, int *fds, size_t n_fds,
                      struct error *err)
 {
@@ -104,6 +111,7 @@ static int do_export(struct exporter *x, const struct attach_request *q, int *fd
 	        .peer_identity = q->export.peer_identity,
 	        .regions = q->export.regions,
 	        .n_regions = q->export.n_regions,
+	        .inbound = q->export.inbound,
 	        .exporter = who,
 	        .connection_fd = ipc_fd(x->ipc),
 	};
@@ -120,7 +128,11 @@ static int do_export(struct exporter *x, const struct attach_request *q, int *fd
 		                 (unsigned)q->version, ATTACH_PROTOCOL_VERSION);
 	if (tls_identity_validate(q->export.peer_identity, err) < 0)
 		return error_prefix(err, "peer identity");
-	return export_table_add(x->server->exports, &params, fds, n_fds, &x->export, err);
+	int r = export_table_add(x->server->exports, &params, fds, n_fds, &x->export, err);
+
+	if (r == 0)
+		export_set_ask(x->export, on_ask, x);
+	return r;
 }
 
 static int do_request(struct exporter *x, const struct attach_request *q, int *fds, size_t n_fds,
@@ -146,6 +158,8 @@ static int do_request(struct exporter *x, const struct attach_request *q, int *f
 	case ATTACH_REQUEST_REPORT_POISON:
 		return export_report_poison(x->export, q->report_poison.ranges,
 		                            q->report_poison.n_ranges, POISON_BY_VMM, err);
+	case ATTACH_REQUEST_POPULATED:
+		return export_populated(x->export, q, err);
 	case ATTACH_REQUEST_WITHDRAW:
 		(void)snprintf(who, sizeof(who), "the VMM (pid %d)", (int)x->peer.pid);
 		return export_withdraw(x->export, q->withdraw.force, who, err);
@@ -264,6 +278,7 @@ int export_server_adopt(struct export_server *s, int fd, struct export *e)
 		return -ENOMEM;
 	x->peer = *ipc_peer(x->ipc);
 	x->export = export_ref(e);
+	export_set_ask(e, on_ask, x);
 	send_state(x, true);
 	return 0;
 }

@@ -25,6 +25,7 @@ struct export_params {
 	const struct export_region *regions;
 	size_t n_regions;
 	const char *exporter; /* for people */
+	bool inbound;         /* its memory is still on its way here */
 	int connection_fd;    /* the exporter's, borrowed; -1: there is none */
 };
 

@@ -305,6 +305,15 @@ static void on_closed(struct channel *ch, const struct error *err, void *user)
 	loop_stop(link->loop);
 }
 
+/* More of an inbound export may have come to this host. */
+static void serve_news(struct link *link)
+{
+	if (link->role == LINK_ROLE_URGENT)
+		serve_urgent_news(link);
+	else
+		serve_stream_pump(link);
+}
+
 void link_on_wake(void *arg)
 {
 	struct link *link = arg;
@@ -327,6 +336,8 @@ void link_on_wake(void *arg)
 	} else if (state == EXPORT_RELEASED && !link->ack_due && !link->closing) {
 		link->closing = true;
 		channel_close_after_flush(link->channel);
+	} else if (link->export->inbound && !link->closing) {
+		serve_news(link);
 	}
 }
 
@@ -382,6 +393,7 @@ void *link_thread(void *arg)
 		              link_role_text(link->role), link->lane, strerror(-r));
 	link->channel = channel_free(link->channel);
 	serve_stream_fini(link);
+	serve_urgent_fini(link);
 	link->decoder = page_decoder_free(link->decoder);
 	while (loop_post(links_main_loop(link->links), link_on_ended, link) == -ENOMEM)
 		sched_yield(); /* the main loop must hear of it */

@@ -32,13 +32,14 @@ int serve_stream_init(struct link *link, uint64_t bandwidth_cap)
 	size_t n_regions = link->export->regions->n_regions;
 
 	s->want = atomic_load(&link->export->want[link->lane]);
+	s->probe.timer = evtimer_new(loop_base(link->loop), on_timer, link);
 	s->bandwidth_cap = s->bandwidth = bandwidth_cap;
 	s->refilled_ns = clock_monotonic_ns();
 	/* What the connection before did not deliver, Resume will ask for again. */
 	want_drop(s->want, 0, link->export->regions->n_pages);
 	s->unit_pages = calloc(n_regions, sizeof(*s->unit_pages));
 	s->timer = evtimer_new(loop_base(link->loop), on_timer, link);
-	if (!s->unit_pages || !s->timer)
+	if (!s->unit_pages || !s->timer || !s->probe.timer)
 		return -ENOMEM;
 	for (size_t i = 0; i < n_regions; i++)
 		s->unit_pages[i] = 1;
@@ -51,8 +52,10 @@ void serve_stream_fini(struct link *link)
 
 	if (s->timer)
 		event_free(s->timer);
+	if (s->probe.timer)
+		event_free(s->probe.timer);
 	free(s->unit_pages);
-	s->timer = NULL;
+	s->timer = s->probe.timer = NULL;
 	s->unit_pages = NULL;
 }
 
@@ -137,6 +140,7 @@ static void set_position(struct serve_stream *s, uint64_t position, uint32_t win
 		s->return_position = s->position;
 	s->position = position;
 	s->window_left = window;
+	s->probe.at = position;
 }
 
 void serve_stream_control(struct link *link, const struct page_message *m)
@@ -168,33 +172,64 @@ void serve_stream_control(struct link *link, const struct page_message *m)
 	serve_stream_pump(link);
 }
 
-/* From the position on, in the window first, then where it was, then from the start. */
-static uint64_t next_wanted(struct serve_stream *s, uint64_t n_pages)
+static struct page_run unit_of(const struct link *link, uint64_t page)
 {
-	uint64_t page = want_next(s->want, s->position);
+	const struct region_table *t = link->export->regions;
+	const struct source_region *r = region_table_find_page(t, page);
+	uint32_t unit_pages = link->stream.unit_pages[r - t->regions];
+	/* Units count from the region's start, whatever its first page's number is. */
+	uint64_t start = page - ((page - r->first_page) & ((uint64_t)unit_pages - 1));
+
+	return (struct page_run){
+	        .first = start,
+	        .count = (uint32_t)MIN((uint64_t)unit_pages, r->first_page + r->n_pages - start),
+	};
+}
+
+/* The first page of a unit that is wanted, and has come to this host as a whole. */
+static uint64_t next_sendable(const struct link *link, uint64_t from)
+{
+	const struct inbound *in = link->export->inbound;
+	const struct want *w = link->stream.want;
+	uint64_t n_pages = link->export->regions->n_pages, page;
+
+	if (inbound_all_known(in))
+		return want_next(w, from);
+	while ((page = inbound_next_wanted(in, w, from, true)) < n_pages) {
+		struct page_run unit = unit_of(link, page);
+
+		if (inbound_known(in, unit.first, unit.count))
+			break;
+		from = unit.first + unit.count;
+	}
+	return page;
+}
+
+/* From the position on, in the window first, then where it was, then from the start. */
+static uint64_t next_wanted(struct link *link, uint64_t n_pages)
+{
+	struct serve_stream *s = &link->stream;
+	uint64_t page = next_sendable(link, s->position);
 
 	if (page == n_pages && s->window_left > 0) {
 		s->window_left = 0;
 		s->position = s->return_position;
-		page = want_next(s->want, s->position);
+		page = next_sendable(link, s->position);
 	}
 	if (page == n_pages)
-		page = want_next(s->want, 0);
+		page = next_sendable(link, 0);
 	return page;
 }
 
-static bool take_unit(struct link *link, const struct source_region *r, uint32_t unit_pages,
-                      uint64_t page)
+static bool take_unit(struct link *link, uint64_t page)
 {
 	struct serve_stream *s = &link->stream;
-	/* Units count from the region's start, whatever its first page's number is. */
-	uint64_t start = page - ((page - r->first_page) & ((uint64_t)unit_pages - 1));
-	uint64_t end = MIN(start + unit_pages, r->first_page + r->n_pages);
+	struct page_run unit = unit_of(link, page);
 
-	if (want_drop(s->want, start, end - start) == 0)
+	if (want_drop(s->want, unit.first, unit.count) == 0)
 		return false; /* an urgent link was faster */
-	s->unit_at = start;
-	s->unit_end = end;
+	s->unit_at = unit.first;
+	s->unit_end = unit.first + unit.count;
 	return true;
 }
 
@@ -207,9 +242,14 @@ static bool take_run(struct link *link, const struct source_region *r, uint64_t 
 
 	if (s->window_left > 0)
 		max = MIN(max, (uint64_t)s->window_left);
+	max = inbound_known_run(link->export->inbound, page, max);
 	n = want_take(s->want, page, max, &first);
 	if (n == 0)
 		return false;
+	if (!inbound_known(link->export->inbound, first, n)) {
+		want_add(s->want, first, n); /* others than those that were looked at */
+		return false;
+	}
 	/* Somebody cleared up to here: what was found may lie in the next region. */
 	if (first >= r->first_page + r->n_pages || n > r->first_page + r->n_pages - first) {
 		want_add(s->want, first, n);
@@ -240,14 +280,14 @@ static bool next_unit(struct link *link)
 	const struct region_table *t = link->export->regions;
 
 	while (s->unit_at == s->unit_end) {
-		uint64_t page = next_wanted(s, t->n_pages);
+		uint64_t page = next_wanted(link, t->n_pages);
 		const struct source_region *r = region_table_find_page(t, page);
 
 		if (!r)
 			return false;
 		uint32_t unit_pages = s->unit_pages[r - t->regions];
 
-		if (unit_pages > 1 ? take_unit(link, r, unit_pages, page) : take_run(link, r, page))
+		if (unit_pages > 1 ? take_unit(link, page) : take_run(link, r, page))
 			move_on(s);
 	}
 	return true;
@@ -366,8 +406,11 @@ void serve_stream_pump(struct link *link)
 		    channel_queued(link->channel) > LINK_STREAM_LOW_WATER_BYTES ||
 		    !within_bandwidth(s))
 			return;
+		stream_probe_pump(link);
 		int r = send_frame(link);
 
+		if (r == 0 && !inbound_all_known(link->export->inbound) && want_count(s->want) > 0)
+			return; /* what is left has not come here yet: link_on_wake() or the probe's timer */
 		if (r == -ENOBUFS)
 			return; /* on_drained comes */
 		if (r < 0) {

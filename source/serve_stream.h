@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "source/region_table.h"
+#include "source/stream_probe.h"
 #include "source/want.h"
 #include "wire/page_message.h"
 
@@ -34,6 +35,7 @@ struct serve_stream {
 	uint64_t refilled_ns;
 	struct event *timer;
 	bool pump_posted;
+	struct stream_probe probe; /* of an inbound export */
 };
 
 int serve_stream_init(struct link *link, uint64_t bandwidth_cap);

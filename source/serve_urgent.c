@@ -3,7 +3,7 @@
  * Answers to PageRequests. Called by an urgent link for each request and when
  * its out buffer has drained. Every page of a request is answered exactly once.
  * While the out buffer is full nothing more is read from the destination, so
- * what waits here is one request.
+ * what waits here is one request; and, of an inbound export, those that are parked.
  */
 #include "source/serve_urgent.h"
 
@@ -43,23 +43,76 @@ static bool check_request(struct link *link, const struct page_message *m, uint3
 	return true;
 }
 
+static void begin_answer(struct serve_urgent *u, uint64_t id, const struct page_run *runs,
+                         size_t n_runs, uint32_t pages)
+{
+	memcpy(u->runs, runs, n_runs * sizeof(*runs));
+	u->n_runs = n_runs;
+	u->pages_left = pages;
+	u->id = id;
+	u->run = 0;
+	u->done = 0;
+	u->busy = true;
+}
+
+/* Not all of it has come to this host yet: have it fetched, and answer later. */
+static void park_request(struct link *link, uint64_t id, const struct page_runs *runs,
+                         uint32_t pages)
+{
+	struct export *e = link->export;
+	bool news = false;
+
+	if (urgent_park(&link->urgent.parked, id, runs->runs, runs->n_runs, pages) < 0) {
+		link_serve_failed(link, -ENOMEM);
+		return;
+	}
+	for (size_t i = 0; i < runs->n_runs; i++)
+		news |= inbound_ask(e->inbound, runs->runs[i].first, runs->runs[i].count);
+	if (news)
+		export_ask(e);
+}
+
 void serve_urgent_request(struct link *link, const struct page_message *m)
 {
 	struct serve_urgent *u = &link->urgent;
 	const struct page_runs *runs = &m->page_request.runs;
+	uint32_t pages = 0;
 
-	if (!check_request(link, m, &u->pages_left) || !link_may_serve(link, "PageRequest"))
+	if (!check_request(link, m, &pages) || !link_may_serve(link, "PageRequest"))
 		return;
 	for (size_t i = 0; i < runs->n_runs; i++)
 		export_drop_wanted(link->export, runs->runs[i].first, runs->runs[i].count);
-	memcpy(u->runs, runs->runs, runs->n_runs * sizeof(*runs->runs));
-	u->n_runs = runs->n_runs;
-	u->id = m->page_request.id;
-	u->run = 0;
-	u->done = 0;
-	u->busy = true;
 	atomic_fetch_add_explicit(&link->export->stats.requests, 1, memory_order_relaxed);
+	if (urgent_runs_known(link->export->inbound, runs->runs, runs->n_runs))
+		begin_answer(u, m->page_request.id, runs->runs, runs->n_runs, pages);
+	else
+		park_request(link, m->page_request.id, runs, pages);
 	serve_urgent_continue(link);
+}
+
+void serve_urgent_news(struct link *link)
+{
+	link->urgent.parked.news = true;
+	if (!link->urgent.busy)
+		serve_urgent_continue(link);
+}
+
+void serve_urgent_fini(struct link *link)
+{
+	urgent_parked_free(&link->urgent.parked);
+}
+
+/* Go on with a parked request whose pages have come. */
+static bool unpark(struct link *link)
+{
+	struct serve_urgent *u = &link->urgent;
+	struct parked_request *q = urgent_unpark(&u->parked, link->export->inbound);
+
+	if (!q)
+		return false;
+	begin_answer(u, q->id, q->runs, q->n_runs, q->pages);
+	free(q);
+	return true;
 }
 
 /* Put the next pages of the request into the frame. 0, or -errno of the read. */
@@ -109,7 +162,7 @@ void serve_urgent_continue(struct link *link)
 {
 	struct serve_urgent *u = &link->urgent;
 
-	while (u->busy && !link->closing && !link_given_up(link)) {
+	while ((u->busy || unpark(link)) && !link->closing && !link_given_up(link)) {
 		int r = answer_frame(link);
 
 		if (r == -ENOBUFS) {
@@ -122,5 +175,8 @@ void serve_urgent_continue(struct link *link)
 		}
 		u->busy = u->run < u->n_runs;
 	}
-	channel_resume_reading(link->channel);
+	if (urgent_parked_full(&u->parked))
+		channel_pause_reading(link->channel);
+	else
+		channel_resume_reading(link->channel);
 }

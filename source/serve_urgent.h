@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "source/urgent_parked.h"
 #include "wire/page_message.h"
 
 #define URGENT_REQUEST_PAGES_MAX 1024
@@ -21,12 +22,18 @@ struct serve_urgent {
 	uint32_t done; /* ... and how much of it is answered */
 	size_t n_runs;
 	struct page_run runs[PAGE_RUNS_MAX];
+	struct urgent_parked parked; /* of an inbound export */
 };
+
+void serve_urgent_fini(struct link *link);
 
 /* A PageRequest came: check it and begin to answer. */
 void serve_urgent_request(struct link *link, const struct page_message *m);
 
 /* There is room again: go on. */
 void serve_urgent_continue(struct link *link);
+
+/* More pages of an inbound export are known: go on with what waits for them. */
+void serve_urgent_news(struct link *link);
 
 #endif

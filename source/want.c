@@ -114,6 +114,11 @@ uint64_t want_next(const struct want *w, uint64_t from)
 	return n_pages;
 }
 
+uint64_t want_word(const struct want *w, uint64_t page)
+{
+	return __atomic_load_n(&w->pages->words[page / 64], __ATOMIC_RELAXED);
+}
+
 /*
  * Within one word, which is enough for a caller who comes again. Bits that
  * somebody else cleared meanwhile end the run; what we cleared behind such a

@@ -38,6 +38,9 @@ uint64_t want_take(struct want *w, uint64_t from, uint64_t max, uint64_t *ret_fi
 /* The first wanted page at or after from; n_pages if there is none. */
 uint64_t want_next(const struct want *w, uint64_t from);
 
+/* Which of the 64 pages around this one (from a multiple of 64 on) are wanted. */
+uint64_t want_word(const struct want *w, uint64_t page);
+
 /* How many are wanted; other threads may have changed it meanwhile. */
 uint64_t want_count(const struct want *w);
 
