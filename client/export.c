@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "client/inbound.h"
 #include "client/internal.h"
 #include "core/cleanup.h"
 
@@ -45,11 +46,31 @@ static int region_fill(struct export_region *to, const struct postcopy_region *f
 	return fd_table_index(fds, 0, fd, &to->fd, err);
 }
 
+static int inbound_check(const struct postcopy_export_params *p, struct error *err)
+{
+	bool flagged = p->flags & POSTCOPY_EXPORT_INBOUND;
+
+	if (flagged && !p->inbound)
+		return error_set(err, -EINVAL,
+		                 "POSTCOPY_EXPORT_INBOUND without the handle of the migration by "
+		                 "which the memory comes here");
+	if (!flagged && p->inbound)
+		return error_set(err, -EINVAL,
+		                 "inbound is not NULL, but POSTCOPY_EXPORT_INBOUND is not set");
+	if (flagged && p->inbound->is_source)
+		return error_set(err, -EINVAL,
+		                 "inbound is the handle of an export, not of a destination");
+	return 0;
+}
+
 static int params_check(const struct postcopy_export_params *p, struct error *err)
 {
 	size_t len = p->peer_identity ? strlen(p->peer_identity) : 0;
-	int r = reserved_check(p->flags, p->reserved, ARRAY_SIZE(p->reserved), err);
+	int r = reserved_check(p->flags & ~POSTCOPY_EXPORT_INBOUND, p->reserved,
+	                       ARRAY_SIZE(p->reserved), err);
 
+	if (r == 0)
+		r = inbound_check(p, err);
 	if (r == 0)
 		r = token_check(p->token, p->token_len, err);
 	if (r < 0)
@@ -75,6 +96,7 @@ static int request_fill(const struct postcopy_export_params *p, struct attach_re
 	if (!request->export.regions)
 		return error_set_errno(err, -ENOMEM, "cannot copy %zu regions", p->n_regions);
 	request->export.n_regions = p->n_regions;
+	request->export.inbound = p->flags & POSTCOPY_EXPORT_INBOUND;
 	for (size_t i = 0; i < p->n_regions && r == 0; i++)
 		r = region_fill(&request->export.regions[i], &p->regions[i], fds, own_memory_fd,
 		                err);
@@ -94,8 +116,12 @@ static int export_memory(const struct postcopy_export_params *p, struct postcopy
 		r = request_fill(p, &request, &fds, &own_memory_fd, err);
 	if (r == 0)
 		r = link_new(p->socket_path, true, p->timeout_ms, &h, err);
+	if (r == 0 && p->inbound)
+		r = inbound_new(h, p->inbound, p->regions, p->n_regions, err);
 	if (r == 0)
 		r = link_begin(h, &request, &fds, "exported", err);
+	if (r == 0 && p->inbound)
+		r = inbound_start(h->inbound, err);
 	attach_request_free(&request);
 	if (r == 0)
 		*ret = h;
@@ -134,8 +160,11 @@ int postcopy_freeze(struct postcopy *handle, char *error_text, size_t error_size
 {
 	struct attach_request request = {.type = ATTACH_REQUEST_FREEZE};
 	struct error err = {0};
-	int r = source_call(handle, &request, POSTCOPY_STATE_EXPORTED, "frozen", &err);
+	int r;
 
+	if (handle->inbound) /* what became lost since the export, ahead of the first fault */
+		inbound_list_due(handle->inbound);
+	r = source_call(handle, &request, POSTCOPY_STATE_EXPORTED, "frozen", &err);
 	return error_give(r, &err, error_text, error_size);
 }
 

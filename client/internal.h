@@ -56,6 +56,8 @@ struct region_kept {
 	bool shared;
 };
 
+struct inbound; /* inbound.h */
+
 /* The thread of postcopy_collapse(), see collapse.c. */
 struct collapse {
 	pthread_mutex_t lock;   /* all of the following */
@@ -79,6 +81,7 @@ struct postcopy {
 	struct region_kept *regions; /* destination */
 	size_t n_regions;
 	struct collapse collapse;
+	struct inbound *inbound; /* source: its memory is still on its way here; else NULL */
 
 	pthread_mutex_t send_lock; /* before lock; held while a request is queued and sent */
 	pthread_mutex_t lock;      /* all of the following but the buffer */
@@ -90,6 +93,7 @@ struct postcopy {
 	struct pending **pending_tail;
 	uint32_t last_id; /* of the requests */
 	struct waiter *waiters;
+	struct inbound *exports; /* destination: the exports of its memory */
 	struct postcopy_status status;
 
 	/* The reader's alone. */

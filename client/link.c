@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client/inbound.h"
 #include "client/internal.h"
 #include "core/cleanup.h"
 #include "core/clock.h"
@@ -131,6 +132,9 @@ void link_free(struct postcopy *h)
 {
 	if (!h)
 		return;
+	while (h->exports) /* they read memory that may turn to zeros with our uffds */
+		inbound_stop(h->exports);
+	inbound_free(h->inbound);
 	collapse_fini(&h->collapse); /* first: its thread works on the regions */
 	while (h->pending_head) {
 		struct pending *p = h->pending_head;

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "client/inbound.h"
 #include "client/internal.h"
 #include "core/cleanup.h"
 
@@ -64,6 +65,8 @@ static void change_announce(struct postcopy *h)
 	/* Fails only when the counter is full: then it is readable anyway. */
 	n = write(h->event_fd, &one, sizeof(one));
 	(void)n;
+	for (struct inbound *in = h->exports; in; in = in->next)
+		inbound_notice(in);
 	pthread_cond_broadcast(&h->changed);
 }
 
@@ -168,8 +171,13 @@ int reply_dispatch(struct postcopy *h, const uint8_t *body, size_t len)
 		return -EPROTO;
 	if (reply.type == ATTACH_REPLY_ACK || reply.type == ATTACH_REPLY_POISON_LIST)
 		return answer_dispatch(h, &reply);
-	if (reply.type == ATTACH_REPLY_STATE && reply.restarted)
+	if (reply.type == ATTACH_REPLY_POPULATE)
+		return h->inbound ? inbound_asked(h->inbound, &reply) : -EPROTO;
+	if (reply.type == ATTACH_REPLY_STATE && reply.restarted) {
 		requests_lost(h);
+		if (h->inbound)
+			inbound_list_due(h->inbound);
+	}
 	/* After the final state there is none: a late message cannot revive it. */
 	if (reply.type == ATTACH_REPLY_STATE && !h->status.final)
 		state_enter(h, reply.state, reply.text, reply.final);

@@ -98,7 +98,7 @@ int postcopy_close(struct postcopy *handle, uint32_t flags)
 	if (!(flags & POSTCOPY_CLOSE_FORCE)) {
 		pthread_mutex_lock(&handle->lock);
 		link_drain(handle);
-		busy = guest_depends(handle);
+		busy = guest_depends(handle) || handle->exports;
 		pthread_mutex_unlock(&handle->lock);
 		if (busy)
 			return -EBUSY;

@@ -22,7 +22,7 @@
  *            a SIGBUS handler notes the address, and a thread that is not
  *            inside a handler calls postcopy_report_poison(). The library
  *            starts no threads but the one that postcopy_collapse() is asked
- *            for, installs no signal handlers and raises no SIGPIPE. After
+ *            for and those of an export with POSTCOPY_EXPORT_INBOUND, installs no signal handlers and raises no SIGPIPE. After
  *            fork() the child must not use a handle.
  *   Growth   reserved fields must be zero (zero the whole struct first), and
  *            unknown flag bits are refused with -EINVAL: a field of a later
@@ -359,8 +359,9 @@ struct postcopy_range {
  * What the guest has lost here: all poisoned memory of this migration, sorted
  * by guest-physical address, ranges that touch joined, multiples of 4096. The
  * daemon is asked, from the attach until the handle is closed; the list can
- * grow until the state is final. A VMM needs it when the guest moves on from
- * here: what is lost stays lost, so hand the list to postcopy_report_poison()
+ * grow until the state is final. What is lost stays lost when the guest moves on
+ * from here: export it with POSTCOPY_EXPORT_INBOUND, which sees to that, or,
+ * when this handle is closed by then, hand the list to postcopy_report_poison()
  * of the next export (at most POSTCOPY_RANGES_MAX ranges a call), before the
  * freeze.
  *
@@ -449,6 +450,12 @@ POSTCOPY_PUBLIC int postcopy_collapse_stop(struct postcopy *handle);
 /*
  * ------------------------------------------------------------------ source --
  */
+/*
+ * The memory is itself still on its way to this process, by the migration `inbound`,
+ * or has been, and pages of it may be lost: see postcopy_export().
+ */
+#define POSTCOPY_EXPORT_INBOUND (UINT32_C(1) << 0)
+
 struct postcopy_export_params {
 	const char *socket_path; /* NULL: POSTCOPY_EXPORT_SOCKET; "@name": abstract */
 	uint8_t migration_id[16];
@@ -457,9 +464,13 @@ struct postcopy_export_params {
 	const char *peer_identity;             /* the name (SAN) in the destination's certificate */
 	const struct postcopy_region *regions; /* mode and uffd are ignored */
 	size_t n_regions;                      /* 1..POSTCOPY_REGIONS_MAX */
-	int timeout_ms;       /* for the agent's answers; 0: 10000, negative: for ever */
-	uint32_t flags;       /* 0 */
-	uint64_t reserved[4]; /* 0 */
+	int timeout_ms; /* for the agent's answers; 0: 10000, negative: for ever */
+	uint32_t flags; /* POSTCOPY_EXPORT_ */
+	union {
+		struct postcopy *inbound;  /* with POSTCOPY_EXPORT_INBOUND; else NULL */
+		uint64_t inbound_reserved; /* so that the struct has one size everywhere */
+	};
+	uint64_t reserved[3]; /* 0 */
 };
 
 /*
@@ -467,6 +478,34 @@ struct postcopy_export_params {
  * nothing is served before postcopy_freeze(). Errors as for postcopy_attach(),
  * and
  *   -EEXIST  this migration is exported already
+ *
+ * A guest that came here by a migration and moves on is exported with
+ * POSTCOPY_EXPORT_INBOUND and that migration's handle, in whatever state it is:
+ *
+ *   - Each region has the address that was attached, also where the agent reads
+ *     memory_fd. Regions of memory that came otherwise may be among them.
+ *   - Pages that are not here yet are fetched from the first host when the next
+ *     host's guest waits for them; others follow when they have come. While the
+ *     first host is out of reach, what is here is served, and the rest waits.
+ *   - What is lost here is lost on the next host: the library lists it itself
+ *     (no postcopy_report_poison() for what postcopy_list_poison() has).
+ *   - Should the inbound migration fail or be cancelled, or its daemon go for good
+ *     with the connection, then what has not come by then is lost for the next
+ *     host: its guest gets a machine check there, never zeros.
+ *   - The inbound handle must stay open until the export's is closed:
+ *     postcopy_close() of it gives -EBUSY. With POSTCOPY_CLOSE_FORCE it ends the
+ *     export's connection first, and the export fails unless everything was here.
+ *   - Its uffds stay as they are, and nothing may discard the memory.
+ *   - The library starts two threads, and up to 16 more (32, if the inbound
+ *     migration fails) that wait for pages; they take no signals. postcopy_close()
+ *     of the export waits for the first two: for an answer that the inbound
+ *     migration's daemon owes, at most that handle's timeout_ms. A thread that
+ *     waits for a page ends when the page comes, or its memory is unmapped.
+ *
+ * Further errors of such an export:
+ *   -ENOTSUP the kernel has no MADV_POPULATE_READ (before Linux 5.14)
+ *   -ENOENT, -EACCES  /proc/self/pagemap cannot be read, which tells what is here
+ *   -EBADMSG, -EPROTO  the agent is older than this and does not know such exports
  */
 POSTCOPY_PUBLIC int postcopy_export(const struct postcopy_export_params *params,
                                     struct postcopy **ret_handle, char *error_text,
@@ -570,7 +609,8 @@ POSTCOPY_PUBLIC int postcopy_process(struct postcopy *handle);
  *   -EBUSY   destination: the migration has not completed, and a thread that
  *            touches a missing page would read zeros as soon as the last uffd
  *            is closed. Use FORCE only when no thread will touch the memory
- *            again. Source: frozen or serving, and the agent is there; use
+ *            again. Also while an export with POSTCOPY_EXPORT_INBOUND uses it.
+ *            Source: frozen or serving, and the agent is there; use
  *            postcopy_withdraw(), or FORCE to give the guest up
  *   -EINVAL  unknown flags
  * With FORCE it is always successful (flags being valid).
