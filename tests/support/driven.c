@@ -74,6 +74,8 @@ int driven_export(const struct driven *d, const struct postcopy_region *regions,
 	        .peer_identity = d->peer_identity,
 	        .regions = regions,
 	        .n_regions = n_regions,
+	        .flags = d->inbound ? POSTCOPY_EXPORT_INBOUND : 0,
+	        .inbound = d->inbound,
 	};
 	char text[384] = "";
 

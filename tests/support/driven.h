@@ -25,6 +25,7 @@ struct driven {
 	const char *peer_identity; /* source */
 	int attach_timeout_ms;     /* destination; 0: libpostcopy's own */
 	uint32_t attach_flags;     /* destination: POSTCOPY_ATTACH_ */
+	struct postcopy *inbound;  /* source: by which its memory comes, or NULL */
 };
 
 /* One line "name value" on stdout, at once. Any thread. */

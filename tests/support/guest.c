@@ -29,9 +29,9 @@ static const char usage_text[] =
         "  --hwpoison          lost pages really fail (MADV_HWPOISON, for good); none is reported\n"
         "  --by-process        let the agent read memfds through the process, too\n"
         "  --freeze            freeze at once\n"
-        "destination, which takes \"discard FIRST N\" (pages), \"replace FIRST N\" and \"go\" on "
-        "stdin\n"
-        "when paused:\n"
+        "destination, which takes \"discard FIRST N\" (pages), \"replace FIRST N\", \"export\" and "
+        "\"go\" on\n"
+        "stdin when paused:\n"
         "  --threads N         that touch every page in random order (default 4)\n"
         "  --partition         each page by one thread only\n"
         "  --uffds N           spread over the regions (default 1)\n"
@@ -39,6 +39,9 @@ static const char usage_text[] =
         "  --registered        do UFFDIO_API and UFFDIO_REGISTER before the attach\n"
         "  --eager             touch memory before the source is frozen\n"
         "  --pause-after N     each thread stops after N pages until \"go\"\n"
+        "  --relay-id UUID --relay-token-file FILE --relay-socket PATH --relay-peer SAN\n"
+        "                      what \"export\" does: some pages are written anew, then it moves on\n"
+        "  --rewritten         it comes from a host that did so\n"
         "  --any-poison        any page may be lost; none may be wrong\n"
         "  --firecracker N     as Firecracker v1.N, which says \"touched\" and awaits a word\n"
         "  --storm N           one page of N is given back while everything goes on\n"
@@ -84,6 +87,11 @@ enum guest_option {
 	OPT_STAY,
 	OPT_MOVES,
 	OPT_EVENTS,
+	OPT_RELAY_ID,
+	OPT_RELAY_TOKEN_FILE,
+	OPT_RELAY_SOCKET,
+	OPT_RELAY_PEER,
+	OPT_REWRITTEN,
 };
 
 static const struct option options[] = {
@@ -119,6 +127,11 @@ static const struct option options[] = {
         {"stay", no_argument, NULL, OPT_STAY},
         {"moves", required_argument, NULL, OPT_MOVES},
         {"events", no_argument, NULL, OPT_EVENTS},
+        {"relay-id", required_argument, NULL, OPT_RELAY_ID},
+        {"relay-token-file", required_argument, NULL, OPT_RELAY_TOKEN_FILE},
+        {"relay-socket", required_argument, NULL, OPT_RELAY_SOCKET},
+        {"relay-peer", required_argument, NULL, OPT_RELAY_PEER},
+        {"rewritten", no_argument, NULL, OPT_REWRITTEN},
         {NULL, 0, NULL, 0},
 };
 
@@ -193,6 +206,16 @@ static int take_option(struct guest *g, int option, const char *value)
 		g->mapping_of = (pid_t)strtol(value, NULL, 10);
 		g->driven.attach_flags |= POSTCOPY_ATTACH_MAPPING;
 		return g->mapping_of > 0 ? 0 : -1;
+	case OPT_RELAY_ID:
+		return postcopy_uuid_parse(value, g->relay.migration_id);
+	case OPT_RELAY_TOKEN_FILE:
+		return driven_token_read(&g->relay, value);
+	case OPT_RELAY_SOCKET:
+		return g->relay.socket_path = value, 0;
+	case OPT_RELAY_PEER:
+		return g->relay.peer_identity = value, 0;
+	case OPT_REWRITTEN:
+		return g->rewritten = true, 0;
 	default:
 		return -1;
 	}

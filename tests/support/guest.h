@@ -81,12 +81,16 @@ struct guest {
 	bool collapse;        /* destination: huge pages, before the last check */
 	uint64_t waits_ms;    /* destination: a touch that takes longer is told of; 0: none */
 	uint64_t pause_after; /* destination: pages a thread before "go" is awaited; 0: never */
+	bool rewritten;       /* destination: it comes by a host that has written some pages anew */
+	struct driven relay;  /* destination: where it goes on "export"; its own token's length 0 */
 
 	uint64_t n_pages; /* of all regions, 4 KiB */
 	bool *given_back; /* destination: n_pages; the page reads as zeros now, and is not written */
 	_Atomic(uint8_t *) *page_at; /* with moves: where each page is now */
 	struct poison_plan *plan;
 	struct postcopy *handle;
+	_Atomic bool relaying;         /* it has begun to leave this host, too */
+	struct postcopy *relay_handle; /* of that export */
 };
 
 /* guest_region.c */
@@ -119,6 +123,11 @@ int guest_collapse(const struct guest *g);
 struct guest_touch;
 int guest_moves_init(struct guest *g);
 int guest_moves_start(struct guest_touch *touch, struct guest *g);
+
+/* guest_relay.c: a destination's guest that moves on; does not return. */
+void guest_relay_run(struct guest *g);
+/* Such a guest has written this page anew; never one that is lost, or may be. */
+bool guest_is_rewritten(const struct guest *g, uint64_t page);
 
 /* guest_storm.c: pages that are given back while all else goes on; nobody writes to them. */
 struct guest_touch;

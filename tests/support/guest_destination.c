@@ -115,7 +115,7 @@ static int wait_for_touch(struct guest *g, struct guest_touch *touch)
 		                        0);
 
 		/* Completed is final, too: the threads find everything there. */
-		if (ret == 0)
+		if (ret == 0 && !g->relaying)
 			return report_state(g);
 		if (ret == -ECONNRESET && !gone) {
 			driven_event("gone", "%s", strerror(-ret));

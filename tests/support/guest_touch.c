@@ -194,12 +194,17 @@ static void touch_timed(struct guest_touch *t, const struct toucher *self, uint6
 		             (unsigned long long)end);
 }
 
-/* "discard FIRST N" and "replace FIRST N" do that to pages; anything else, and the end, is "go". */
+/*
+ * "discard FIRST N" and "replace FIRST N" do that to pages, "export" moves on to the next
+ * host; anything else, and the end, is "go".
+ */
 static bool take_order(struct guest *g, const char *line)
 {
 	unsigned long long first, n;
 	char word[16];
 
+	if (!strcmp(line, "export\n"))
+		guest_relay_run(g);
 	if (sscanf(line, "%15s %llu %llu", word, &first, &n) != 3)
 		return false;
 	if (guest_discard(g, first, n, !strcmp(word, "replace")) < 0)
