@@ -118,6 +118,8 @@ static void attach_seeds(void)
 	                                           .page_size_bytes = 4096,
 	                                           .backing = BACKING_ANONYMOUS}};
 	static struct poison_range poisoned[] = {{{4096}, 4096}, {{0}, 1}};
+	static struct populated_range told[] = {{{{4096}, 8192}, PAGE_FATE_HERE},
+	                                        {{{0}, 4096}, PAGE_FATE_POISONED}};
 	struct attach_request r = {.type = ATTACH_REQUEST_FREEZE};
 
 	attach_request_seed("freeze", &r);
@@ -139,8 +141,13 @@ static void attach_seeds(void)
 	r = (struct attach_request){.type = ATTACH_REQUEST_EXPORT,
 	                            .version = 1,
 	                            .token_len = 64,
-	                            .export = {"dest.example", exported, 1}};
+	                            .export = {"dest.example", exported, 1, false}};
 	attach_request_seed("export", &r);
+	r.export.inbound = true;
+	attach_request_seed("export_inbound", &r);
+	r = (struct attach_request){.type = ATTACH_REQUEST_POPULATED,
+	                            .populated = {7, told, 2, true}};
+	attach_request_seed("populated", &r);
 }
 
 static void attach_reply_seeds(void)
@@ -154,6 +161,11 @@ static void attach_reply_seeds(void)
 	                            .ranges = {{{0x100000}, 4096}, {{0x200000}, 0x200000}},
 	                            .n_ranges = 2,
 	                            .more = true};
+	struct attach_reply populate = {.type = ATTACH_REPLY_POPULATE,
+	                                .ranges = {{{0x200000}, 0x200000}, {{0x100000}, 4096}},
+	                                .n_ranges = 2,
+	                                .number = 3,
+	                                .urgent = true};
 	uint8_t *buf;
 	size_t len;
 
@@ -165,6 +177,9 @@ static void attach_reply_seeds(void)
 	free(buf);
 	FUZZ_CHECK(attach_reply_encode(&list, &buf, &len) == 0);
 	seed_write("attach_reply", "poison_list", buf, len);
+	free(buf);
+	FUZZ_CHECK(attach_reply_encode(&populate, &buf, &len) == 0);
+	seed_write("attach_reply", "populate", buf, len);
 	free(buf);
 }
 

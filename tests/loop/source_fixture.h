@@ -168,6 +168,9 @@ struct vmm {
 	struct attach_reply state; /* the last event */
 	unsigned n_states;
 	uint32_t last_id; /* of a request */
+	struct attach_reply asked[16]; /* Populates that nobody has looked at yet */
+	unsigned n_asked;
+	bool ignores; /* whatever else is asked */
 };
 
 static UNUSED struct vmm vmm_connect(struct fixture *f)
@@ -193,6 +196,10 @@ static UNUSED void vmm_receive(struct vmm *v, struct attach_reply *ret)
 	if (ret->type == ATTACH_REPLY_STATE) {
 		v->state = *ret;
 		v->n_states++;
+	}
+	if (ret->type == ATTACH_REPLY_POPULATE && !v->ignores) {
+		assert_true(v->n_asked < ARRAY_SIZE(v->asked));
+		v->asked[v->n_asked++] = *ret;
 	}
 }
 

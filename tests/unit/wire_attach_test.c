@@ -232,6 +232,7 @@ static void garbage(void **state)
 	refuse_bytes("\xff\xff\xff\xff", 4, "AttachRequest of 4 bytes is not a valid message");
 	refuse_bytes("", 0, "AttachRequest of unknown type 0");
 	refuse_bytes("\x72\x00", 2, "AttachRequest of unknown type 14");
+	refuse_bytes("\x5a\x00", 2, "AttachRequest of unknown type 11");
 	refuse_bytes(big, sizeof(big), "AttachRequest of 1048577 bytes, the limit is 1048576");
 	refuse_bytes(id, sizeof(id), "Attach.migration_id has 15 bytes, expected 16");
 	/* ReportPoison with half a million empty ranges */
@@ -342,7 +343,7 @@ static void bad_replies(void **state)
 {
 	(void)state;
 	refuse_reply("\xff", 1, "AttachReply of 1 bytes is not a valid message");
-	refuse_reply("\x22\x00", 2, "AttachReply of unknown type 4");
+	refuse_reply("\x2a\x00", 2, "AttachReply of unknown type 5");
 	refuse_reply("\x0a\x03\x08\x80\x20", 5, "Ack.error is 4096");
 	refuse_reply("\x12\x00", 2, "StateEvent.state is empty");
 	refuse_reply("\x12\x05\x0a\x03"
@@ -420,6 +421,88 @@ static void bad_poison_lists(void **state)
 	assert_int_equal(attach_reply_encode(&list, &buf, &len), -EINVAL);
 }
 
+/* Promise: what is asked and told of pages on their way passes as it is, up to the limits. */
+static void populate(void **state)
+{
+	static struct populated_range told[POISON_RANGES_MAX];
+	struct attach_reply ask = {.type = ATTACH_REPLY_POPULATE, .number = 7, .urgent = true};
+	struct attach_request answer = {.type = ATTACH_REQUEST_POPULATED}, got;
+	struct attach_reply got_ask;
+	uint8_t *buf;
+	size_t len;
+
+	(void)state;
+	ask.n_ranges = POISON_LIST_MAX;
+	for (uint64_t i = 0; i < POISON_LIST_MAX; i++)
+		ask.ranges[i] = (struct poison_range){{UINT64_MAX - 8191 - i * 8192}, 4096};
+	assert_int_equal(attach_reply_encode(&ask, &buf, &len), 0);
+	assert_true(len <= 4096);
+	assert_int_equal(attach_reply_decode(buf, len, &got_ask, NULL), 0);
+	free(buf);
+	assert_true(got_ask.type == ATTACH_REPLY_POPULATE && got_ask.number == 7 && got_ask.urgent);
+	assert_memory_equal(got_ask.ranges, ask.ranges, sizeof(ask.ranges));
+	for (size_t i = 0; i < POISON_RANGES_MAX; i++)
+		told[i] = (struct populated_range){{{i * 4096}, 4096}, PAGE_FATE_HERE + i % 4};
+	answer.populated.number = UINT32_MAX;
+	answer.populated.all = true;
+	answer.populated.ranges = told;
+	answer.populated.n_ranges = POISON_RANGES_MAX;
+	assert_int_equal(attach_request_encode(&answer, &buf, &len), 0);
+	assert_int_equal(attach_request_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_true(got.populated.number == UINT32_MAX && got.populated.all);
+	assert_int_equal(got.populated.n_ranges, POISON_RANGES_MAX);
+	assert_memory_equal(got.populated.ranges, told, sizeof(told));
+	attach_request_free(&got);
+	answer.populated.n_ranges++;
+	assert_int_equal(attach_request_encode(&answer, &buf, &len), -EINVAL);
+	ask.n_ranges = 0;
+	assert_int_equal(attach_reply_encode(&ask, &buf, &len), -EINVAL);
+}
+
+static void bad_populate(void **state)
+{
+	(void)state;
+	refuse_reply("\x22\x00", 2, "Populate.ranges has 0 entries, expected 1 to 128");
+	refuse_reply("\x22\x02\x1a\x00", 4, "Populate.ranges[0]: 0 + 0 is empty");
+	refuse_bytes("\x42\x02\x12\x00", 4, "Populated.ranges[0]: 0 + 0 is empty");
+	refuse_bytes("\x42\x05\x12\x03\x10\x80\x20", 7,
+	               "Populated.ranges[0]: fate is 0, expected 1 (here)");
+	refuse_bytes("\x42\x07\x12\x05\x10\x80\x20\x18\x05", 9, "fate is 5");
+}
+
+/* Promise: an agent that does not know inbound exports does not take one for another. */
+static void inbound_export_has_a_field_of_its_own(void **state)
+{
+	struct export_region region = {.name = "ram0",
+	                               .length_bytes = 4096,
+	                               .page_size_bytes = 4096,
+	                               .backing = BACKING_MEMFD};
+	struct attach_request q = {.type = ATTACH_REQUEST_EXPORT,
+	                           .version = 1,
+	                           .token_len = 16,
+	                           .export = {"dest.example", &region, 1, true}},
+	                      got;
+	uint8_t *buf;
+	size_t len;
+
+	(void)state;
+	assert_int_equal(attach_request_encode(&q, &buf, &len), 0);
+	assert_int_equal(buf[0], 9 << 3 | 2); /* the field's tag */
+	assert_int_equal(attach_request_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_int_equal(got.type, ATTACH_REQUEST_EXPORT);
+	assert_true(got.export.inbound);
+	attach_request_free(&got);
+	q.export.inbound = false;
+	assert_int_equal(attach_request_encode(&q, &buf, &len), 0);
+	assert_int_equal(buf[0], 2 << 3 | 2);
+	assert_int_equal(attach_request_decode(buf, len, &got, NULL), 0);
+	free(buf);
+	assert_false(got.export.inbound);
+	attach_request_free(&got);
+}
+
 static void names(void **state)
 {
 	(void)state;
@@ -447,6 +530,9 @@ int main(void)
 	        cmocka_unit_test(bad_replies),
 	        cmocka_unit_test(poison_lists),
 	        cmocka_unit_test(bad_poison_lists),
+	        cmocka_unit_test(populate),
+	        cmocka_unit_test(bad_populate),
+	        cmocka_unit_test(inbound_export_has_a_field_of_its_own),
 	        cmocka_unit_test(names),
 	};
 
