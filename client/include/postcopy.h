@@ -500,7 +500,8 @@ struct postcopy_export_params {
  *     migration fails) that wait for pages; they take no signals. postcopy_close()
  *     of the export waits for the first two: for an answer that the inbound
  *     migration's daemon owes, at most that handle's timeout_ms. A thread that
- *     waits for a page ends when the page comes, or its memory is unmapped.
+ *     waits for a page ends when the page comes, or the last uffd is closed, and
+ *     reads that address once more: do not map other memory there before that.
  *
  * Further errors of such an export:
  *   -ENOTSUP the kernel has no MADV_POPULATE_READ (before Linux 5.14)
