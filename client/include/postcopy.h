@@ -496,6 +496,8 @@ struct postcopy_export_params {
  *     postcopy_close() of it gives -EBUSY. With POSTCOPY_CLOSE_FORCE it ends the
  *     export's connection first, and the export fails unless everything was here.
  *   - Its uffds stay as they are, and nothing may discard the memory.
+ *   - When the export is released, wait for the inbound migration's "completed" and
+ *     close both: so the first host hears that its memory is not needed any more.
  *   - The library starts two threads, and up to 16 more (32, if the inbound
  *     migration fails) that wait for pages; they take no signals. postcopy_close()
  *     of the export waits for the first two: for an answer that the inbound

@@ -64,7 +64,7 @@ def test_faults_for_what_is_here_pass_those_that_wait():
         chain.c.wait_event("touching")
         wait_until("faults are answered", lambda: processed(chain.bc) > 150 * 4096)
         back(chain)
-        second.ctl("set-limits", chain.bc.id, "--bandwidth", "0")
+        second.ctl("set-limits", chain.bc.id, "--bandwidth", "0", status=None)
         chain.finish()
 
 

@@ -30,8 +30,6 @@ def check_chain(*regions, source_options=(), destination_options=(), on_c=None, 
         check(shown["poisoned"], "nothing was lost")
         check({p["reason"] for p in shown["poisoned"]} <= {"inherited"},
               f"C does not know that it came lost: {shown['poisoned'][:3]}")
-        if not late:  # B's own migration ended with its guest, perhaps before all had come
-            check(chain.lost(chain.ab) <= chain.lost(chain.bc), "lost on B, and not on C")
 
 
 def test_anonymous():
@@ -52,13 +50,13 @@ def test_several_regions_and_lanes():
 
 
 def test_hugetlb():
-    with HugePages(96):
-        check_chain("ram0:hugetlb:64M", poison=4, touched=3)
+    with HugePages(48):
+        check_chain("ram0:hugetlb:32M", poison=3, touched=1)
 
 
 def test_hugetlb_minor():
-    with HugePages(96):
-        check_chain("ram0:hugetlb-minor:64M", poison=4, touched=3)
+    with HugePages(48):
+        check_chain("ram0:hugetlb-minor:32M", poison=3, touched=1)
 
 
 main(test_anonymous, test_memfd, test_minor, test_several_regions_and_lanes, test_hugetlb,

@@ -42,7 +42,7 @@ class Chain:
         return self.ab.show()["memory_remaining"]
 
     def open_wide(self):
-        self.first.ctl("set-limits", self.ab.id, "--bandwidth", "0")
+        self.first.ctl("set-limits", self.ab.id, "--bandwidth", "0", status=None)  # or ended
 
     @staticmethod
     def lost(migration, on_source=False):
@@ -58,4 +58,6 @@ class Chain:
         check(shown["state"] == "completed", f"state {shown['state']}")
         check(shown["memory_remaining"] == 0, f"remaining {shown['memory_remaining']}")
         check(self.c.value("off") == 0, "pages are off")
+        check(self.ab.show()["state"] == "completed", "B's own migration did not complete")
+        check(self.lost(self.ab) == self.lost(self.bc), "B and C do not agree on what is lost")
         return shown

@@ -103,6 +103,9 @@ void guest_relay_run(struct guest *g)
 	g->relaying = true;
 	rewrite_pages(g);
 	status = export(g) < 0 ? GUEST_REFUSED : serve(g);
+	/* The first host shall hear that all went well: its memory may go, too. */
+	if (status == GUEST_OK)
+		(void)postcopy_wait(g->handle, POSTCOPY_STATE_BIT(POSTCOPY_STATE_COMPLETED), -1);
 	if (g->relay_handle)
 		postcopy_close(g->relay_handle, POSTCOPY_CLOSE_FORCE);
 	driven_event("exit", "%d", status);
