@@ -117,8 +117,7 @@ static void answer_flush(struct inbound *in, uint32_t number)
 	in->n_answer = 0;
 }
 
-static void answer_add(struct inbound *in, uint64_t gpa, uint64_t length_bytes,
-                       enum page_fate fate)
+static void answer_add(struct inbound *in, uint64_t gpa, uint64_t length_bytes, enum page_fate fate)
 {
 	if (in->n_answer == POISON_RANGES_MAX)
 		answer_flush(in, 0);
@@ -322,8 +321,8 @@ static int files_open(struct inbound *in, struct error *err)
 	return 0;
 }
 
-static int regions_copy(struct inbound *in, const struct postcopy_region *regions,
-                        size_t n_regions, struct error *err)
+static int regions_copy(struct inbound *in, const struct postcopy_region *regions, size_t n_regions,
+                        struct error *err)
 {
 	in->regions = calloc(n_regions, sizeof(*in->regions));
 	in->answer = calloc(POISON_RANGES_MAX, sizeof(*in->answer));

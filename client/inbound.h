@@ -59,12 +59,12 @@ struct inbound {
 	struct inbound_region *regions;
 	size_t n_regions;
 	int pagemap_fd;
-	int event_fd;                   /* something to do for the answering thread */
+	int event_fd; /* something to do for the answering thread */
 	pthread_t answerer, teller;
 	bool answerer_runs, teller_runs;
 	struct populated_range *answer; /* the answering thread's */
 	size_t n_answer;
-	bool gave_up;                   /* the answering thread's: failed, and said so */
+	bool gave_up; /* the answering thread's: failed, and said so */
 
 	pthread_mutex_t lock; /* the rest; after a handle's lock */
 	pthread_cond_t changed;

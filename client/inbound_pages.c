@@ -127,7 +127,8 @@ static int region_check(const struct postcopy *from, const struct postcopy_regio
 		     overlaps(hva, r->length, k->hva, k->length_bytes)) &&
 		    hva - gpa != k->hva - k->gpa)
 			return error_set(err, -EINVAL,
-			                 "region %s: guest-physical %#" PRIx64 " at address %p, but "
+			                 "region %s: guest-physical %#" PRIx64
+			                 " at address %p, but "
 			                 "the inbound migration has %#" PRIx64 " at %#" PRIx64
 			                 ": export memory at the address that was attached",
 			                 r->name, gpa, r->address, k->gpa, k->hva);

@@ -318,8 +318,9 @@ void export_exporter_left(struct export *e)
 		return;
 	}
 	if (!inbound_all_known(e->inbound)) {
-		export_fail(e, "the VMM has hung up while memory was still on its way to it: nobody "
-		               "knows any more which of its pages are here");
+		export_fail(e,
+		            "the VMM has hung up while memory was still on its way to it: nobody "
+		            "knows any more which of its pages are here");
 		return;
 	}
 	log_event(LOG_WARNING, MESSAGE_EXPORTER_LEFT,

@@ -44,7 +44,7 @@ static int told_piece(uint64_t first, uint64_t count, void *user)
 {
 	struct told *told = user;
 	enum poison_reason reason = told->fate == PAGE_FATE_POISONED ? POISON_REASON_INHERITED
-	                                                              : POISON_REASON_READ_ERROR;
+	                                                             : POISON_REASON_READ_ERROR;
 	uint64_t added = 0;
 	int r = 0;
 

@@ -206,8 +206,7 @@ static int export_make(struct export_table *t, const struct export_params *param
 	if (r == 0 && poison_set_new(e->regions, &e->poison) < 0)
 		r = error_set(err, -ENOMEM, "not enough memory for the bitmap of %llu pages",
 		              (unsigned long long)e->regions->n_pages);
-	if (r == 0 && params->inbound &&
-	    inbound_new(e->regions, EXPORT_LANES_MAX, &e->inbound) < 0)
+	if (r == 0 && params->inbound && inbound_new(e->regions, EXPORT_LANES_MAX, &e->inbound) < 0)
 		r = error_set(err, -ENOMEM, "not enough memory for what is known of %llu pages",
 		              (unsigned long long)e->regions->n_pages);
 	if (r < 0)
@@ -257,9 +256,8 @@ int export_table_add(struct export_table *t, const struct export_params *params,
 	log_event(LOG_INFO, MESSAGE_EXPORT_EXPORTED,
 	          LOG_FIELDS({"MIGRATION_ID", e->id_text}, {"PEER", e->peer_identity},
 	                     {"EXPORTER", e->exporter}),
-	          "exported by %s for %s: %zu regions, %llu pages%s", e->exporter,
-	          e->peer_identity, e->regions->n_regions,
-	          (unsigned long long)e->regions->n_pages,
+	          "exported by %s for %s: %zu regions, %llu pages%s", e->exporter, e->peer_identity,
+	          e->regions->n_regions, (unsigned long long)e->regions->n_pages,
 	          e->inbound ? ", which are still on their way here" : "");
 	*ret = e;
 	return 0;

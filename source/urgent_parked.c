@@ -39,8 +39,7 @@ int urgent_park(struct urgent_parked *p, uint64_t id, const struct page_run *run
 
 bool urgent_parked_full(const struct urgent_parked *p)
 {
-	return p->n_requests >= PARKED_REQUESTS_MAX ||
-	       p->n_runs > PARKED_RUNS_MAX - PAGE_RUNS_MAX;
+	return p->n_requests >= PARKED_REQUESTS_MAX || p->n_runs > PARKED_RUNS_MAX - PAGE_RUNS_MAX;
 }
 
 static struct parked_request *unlink_after(struct urgent_parked *p, struct parked_request *before)

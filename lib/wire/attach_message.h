@@ -130,7 +130,7 @@ struct attach_request {
 			gpa_t from;
 		} list_poison;
 		struct {
-			uint32_t number; /* of the Populate; 0: unasked */
+			uint32_t number;                /* of the Populate; 0: unasked */
 			struct populated_range *ranges; /* at most POISON_RANGES_MAX */
 			size_t n_ranges;
 			bool all;

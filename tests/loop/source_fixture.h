@@ -167,7 +167,7 @@ struct vmm {
 	int sock;
 	struct attach_reply state; /* the last event */
 	unsigned n_states;
-	uint32_t last_id; /* of a request */
+	uint32_t last_id;              /* of a request */
 	struct attach_reply asked[16]; /* Populates that nobody has looked at yet */
 	unsigned n_asked;
 	bool ignores; /* whatever else is asked */

@@ -108,7 +108,8 @@ static void populated_take(const struct attach_request *q)
 		const struct populated_range *r = &q->populated.ranges[i];
 
 		for (uint64_t at = 0; at < r->range.length_bytes; at += FAKE_PAGE) {
-			enum page_fate *f = &bed.fates[(r->range.gpa.addr + at) / FAKE_PAGE % PAGES];
+			enum page_fate *f =
+			        &bed.fates[(r->range.gpa.addr + at) / FAKE_PAGE % PAGES];
 
 			/* A worker may have told more by then: as the agent, we forget nothing. */
 			if (r->fate != PAGE_FATE_NOT_YET || *f == 0)

@@ -467,7 +467,7 @@ static void bad_populate(void **state)
 	refuse_reply("\x22\x02\x1a\x00", 4, "Populate.ranges[0]: 0 + 0 is empty");
 	refuse_bytes("\x42\x02\x12\x00", 4, "Populated.ranges[0]: 0 + 0 is empty");
 	refuse_bytes("\x42\x05\x12\x03\x10\x80\x20", 7,
-	               "Populated.ranges[0]: fate is 0, expected 1 (here)");
+	             "Populated.ranges[0]: fate is 0, expected 1 (here)");
 	refuse_bytes("\x42\x07\x12\x05\x10\x80\x20\x18\x05", 9, "fate is 5");
 }
 
