@@ -11,6 +11,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 
+#include "core/clock.h"
 #include "core/uffd_abi.h"
 
 #define PAGES 64
@@ -236,6 +237,7 @@ static void export_begin(void)
  */
 static void memory_end(void)
 {
+	uint64_t deadline_us = clock_monotonic_us() + 20 * FAKE_SECONDS_US;
 	size_t n_tasks;
 
 	close(bed.uffd);
@@ -246,6 +248,8 @@ static void memory_end(void)
 		for (n_tasks = 0; readdir(tasks);)
 			n_tasks++;
 		closedir(tasks);
+		if (clock_monotonic_us() > deadline_us)
+			fail_msg("%zu threads do not end", n_tasks - 3);
 		sched_yield();
 	} while (n_tasks > 3); /* ".", "..", and this thread */
 	munmap(bed.memory, PAGES * FAKE_PAGE);
