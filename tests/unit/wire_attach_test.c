@@ -232,7 +232,6 @@ static void garbage(void **state)
 	refuse_bytes("\xff\xff\xff\xff", 4, "AttachRequest of 4 bytes is not a valid message");
 	refuse_bytes("", 0, "AttachRequest of unknown type 0");
 	refuse_bytes("\x72\x00", 2, "AttachRequest of unknown type 14");
-	refuse_bytes("\x5a\x00", 2, "AttachRequest of unknown type 11");
 	refuse_bytes(big, sizeof(big), "AttachRequest of 1048577 bytes, the limit is 1048576");
 	refuse_bytes(id, sizeof(id), "Attach.migration_id has 15 bytes, expected 16");
 	/* ReportPoison with half a million empty ranges */
