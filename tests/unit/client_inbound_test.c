@@ -479,6 +479,28 @@ static void test_daemon_goes_for_good(void **state)
 	bed_end();
 }
 
+static unsigned lists_so_far(void)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&bed.lock);
+	n = bed.n_lists;
+	pthread_mutex_unlock(&bed.lock);
+	return n;
+}
+
+/* Whether "all" was said; forgotten by that. */
+static bool all_take(void)
+{
+	bool all;
+
+	pthread_mutex_lock(&bed.lock);
+	all = bed.all;
+	bed.all = false;
+	pthread_mutex_unlock(&bed.lock);
+	return all;
+}
+
 static void test_migration_completes(void **state)
 {
 	unsigned before;
@@ -487,17 +509,17 @@ static void test_migration_completes(void **state)
 	inbound_begin();
 	export_begin();
 	bed_wait(lists_asked, 1, "list at the export");
-	before = bed.n_lists;
+	before = lists_so_far();
 	assert_int_equal(postcopy_freeze(bed.out, NULL, 0), 0);
 	bed_wait(lists_asked, before + 1, "list at the freeze");
-	assert_false(bed.all);
+	assert_false(all_take());
 	for (uint64_t page = 2; page < PAGES; page++)
 		page_place(page);
 	fake_state(&bed.daemon, "completed", "", true);
 	bed_wait(all_told, 0, "that all is here");
 	assert_int_equal(fate(1), PAGE_FATE_POISONED);
 	/* Another agent does not know it. */
-	bed.all = false;
+	assert_true(all_take());
 	fake_restarted(&bed.agent, "serving", "taken over");
 	bed_wait(all_told, 0, "that all is here, to the next agent");
 	bed_end();
