@@ -483,7 +483,9 @@ struct postcopy_export_params {
  * POSTCOPY_EXPORT_INBOUND and that migration's handle, in whatever state it is:
  *
  *   - Each region has the address that was attached, also where the agent reads
- *     memory_fd. Regions of memory that came otherwise may be among them.
+ *     memory_fd. Regions of memory that came otherwise may be among them. Shared
+ *     memory has its memory_fd: read through the process, a page whose mapping the
+ *     kernel has reclaimed would be taken for lost.
  *   - Pages that are not here yet are fetched from the first host when the next
  *     host's guest waits for them; others follow when they have come. While the
  *     first host is out of reach, what is here is served, and the rest waits.
