@@ -464,13 +464,10 @@ struct postcopy_export_params {
 	const char *peer_identity;             /* the name (SAN) in the destination's certificate */
 	const struct postcopy_region *regions; /* mode and uffd are ignored */
 	size_t n_regions;                      /* 1..POSTCOPY_REGIONS_MAX */
-	int timeout_ms; /* for the agent's answers; 0: 10000, negative: for ever */
-	uint32_t flags; /* POSTCOPY_EXPORT_ */
-	union {
-		struct postcopy *inbound;  /* with POSTCOPY_EXPORT_INBOUND; else NULL */
-		uint64_t inbound_reserved; /* so that the struct has one size everywhere */
-	};
-	uint64_t reserved[3]; /* 0 */
+	int timeout_ms;           /* for the agent's answers; 0: 10000, negative: for ever */
+	uint32_t flags;           /* POSTCOPY_EXPORT_ */
+	struct postcopy *inbound; /* with POSTCOPY_EXPORT_INBOUND; else NULL */
+	uint64_t reserved[3];     /* 0 */
 };
 
 /*
