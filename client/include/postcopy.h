@@ -22,8 +22,9 @@
  *            a SIGBUS handler notes the address, and a thread that is not
  *            inside a handler calls postcopy_report_poison(). The library
  *            starts no threads but the one that postcopy_collapse() is asked
- *            for and those of an export with POSTCOPY_EXPORT_INBOUND, installs no signal handlers and raises no SIGPIPE. After
- *            fork() the child must not use a handle.
+ *            for and those of an export with POSTCOPY_EXPORT_INBOUND, installs
+ *            no signal handlers and raises no SIGPIPE. After fork() the child
+ *            must not use a handle.
  *   Growth   reserved fields must be zero (zero the whole struct first), and
  *            unknown flag bits are refused with -EINVAL: a field of a later
  *            version is valid when its flag is set.

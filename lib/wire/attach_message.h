@@ -97,7 +97,7 @@ enum attach_request_type {
 	ATTACH_REQUEST_WITHDRAW,
 	ATTACH_REQUEST_LIST_POISON,
 	ATTACH_REQUEST_ATTACH_MAPPING, /* in attach, as ATTACH_REQUEST_ATTACH */
-	ATTACH_REQUEST_POPULATED = 8, /* 9 is an Export with .inbound */
+	ATTACH_REQUEST_POPULATED = 8,  /* 9 is an Export with .inbound */
 };
 
 struct attach_request {
