@@ -99,6 +99,20 @@ static int poison_once(int uffd, uint64_t dst, uint64_t len, const uint8_t *src,
 	return err;
 }
 
+/*
+ * The kernel looks whether the mapping is being changed, and only then for the mapping: one
+ * that is moved in between seems to be unmapped (mfill_atomic(), seen on 6.18). The move's
+ * event cannot have been read since, for whoever reads it waits for our caller, or is our
+ * caller; so, asked once more, the kernel says EAGAIN. What is really gone is gone twice.
+ */
+static int range_once(range_ioctl_fn once, int uffd, uint64_t dst, uint64_t len, const uint8_t *src,
+                      int64_t *ret_bytes)
+{
+	int err = once(uffd, dst, len, src, ret_bytes);
+
+	return err == ENOENT ? once(uffd, dst, len, src, ret_bytes) : err;
+}
+
 static struct resolve_result range_loop(range_ioctl_fn once, int uffd, hva_t dst,
                                         uint64_t len_bytes, const uint8_t *src)
 {
@@ -106,8 +120,8 @@ static struct resolve_result range_loop(range_ioctl_fn once, int uffd, hva_t dst
 
 	while (r.done_bytes < len_bytes) {
 		int64_t bytes = 0;
-		int err = once(uffd, dst.addr + r.done_bytes, len_bytes - r.done_bytes,
-		               src ? src + r.done_bytes : NULL, &bytes);
+		int err = range_once(once, uffd, dst.addr + r.done_bytes, len_bytes - r.done_bytes,
+		                     src ? src + r.done_bytes : NULL, &bytes);
 
 		if (bytes > 0)
 			r.done_bytes += (uint64_t)bytes;
