@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/thread.h"
 #include "daemon/uffd.h"
 
+#define SETTLE_MS 1000
 #define ZEROS_BYTES (2UL * 1024 * 1024)
 
 /* ---- what both threads use ---- */
@@ -136,6 +138,7 @@ static struct placer make_placer(struct lane *lane, const struct lane_params *pa
 	        .ledger = params->ledger,
 	        .mappings = &lane->mappings,
 	        .addresses = params->addresses,
+	        .unregistered = &lane->unregistered,
 	        .remove_lock =
 	                params->remove_events || params->addresses ? &lane->remove_lock : NULL,
 	        .pages_left = &lane->pages_left,
@@ -444,6 +447,7 @@ static int unregister_region(struct lane *lane, const struct region *r)
 	int rc = 0;
 
 	pthread_mutex_lock(&lane->remove_lock);
+	lane->unregistered = true;
 	for (; done < region_n_units(r); done += n) {
 		int part = 0;
 
@@ -456,11 +460,21 @@ static int unregister_region(struct lane *lane, const struct region *r)
 	return rc;
 }
 
-int lane_unregister(struct lane *lane, struct error *err)
+/*
+ * Nobody reads the uffd when the lane is gone, and who had begun to change the memory would
+ * wait for ever: while the VMM has the uffd, too, its end ends no wait. No more can begin.
+ * The urgent thread reads what was begun; nothing tells when that is over.
+ */
+static void changes_settle(const struct lane *lane)
 {
-	struct placer placer = {.map = lane->map, .ledger = lane->ledger};
+	const struct timespec moment = {.tv_nsec = 1000000};
 
-	mapping_set_each(&lane->mappings, unregister_mapping, &placer);
+	for (int i = 0; i < SETTLE_MS && lane->urgent.started && uffd_changing(lane->uffd); i++)
+		nanosleep(&moment, NULL);
+}
+
+static int regions_unregister(struct lane *lane, struct error *err)
+{
 	for (size_t i = 0; i < lane->regions->n_regions; i++) {
 		const struct region *r = &lane->regions->regions[i];
 		int rc;
@@ -472,6 +486,17 @@ int lane_unregister(struct lane *lane, struct error *err)
 			return error_set_errno(err, rc, "unregister region %s", r->name);
 	}
 	return 0;
+}
+
+int lane_unregister(struct lane *lane, struct error *err)
+{
+	struct placer placer = {.map = lane->map, .ledger = lane->ledger};
+	int rc;
+
+	mapping_set_each(&lane->mappings, unregister_mapping, &placer);
+	rc = regions_unregister(lane, err);
+	changes_settle(lane);
+	return rc;
 }
 
 uint64_t lane_remaining_bytes(const struct lane *lane)

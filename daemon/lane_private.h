@@ -105,6 +105,7 @@ struct lane {
 	_Atomic uint64_t doubtful;
 	struct uffd_msg *events;
 	bool adopted;
+	bool unregistered; /* changes under remove_lock */
 	_Atomic uint64_t last_fault_page;
 	_Atomic bool poisoned_pending;
 	_Atomic uint64_t n_reads; /* of the uffd that brought something, by the urgent thread */

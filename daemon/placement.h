@@ -56,8 +56,9 @@ struct placer {
 	struct ledger *ledger;
 	struct address_area *addresses; /* what the VMM has moved; NULL: it cannot */
 	struct mapping_set *mappings;   /* of other processes; NULL: none ever */
-	pthread_mutex_t *remove_lock;   /* NULL without remove events */
-	_Atomic uint64_t *pages_left;   /* of the lane, 4 KiB */
+	const bool *unregistered;     /* under remove_lock: what is moved now is let go; or NULL */
+	pthread_mutex_t *remove_lock; /* NULL without remove events */
+	_Atomic uint64_t *pages_left; /* of the lane, 4 KiB */
 	_Atomic uint64_t
 	        *doubtful; /* units that a dead daemon may have placed (recovery.h), or NULL */
 	struct stats *stats;

@@ -9,6 +9,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "daemon/uffd.h"
+
 /* Where the regions say that it is. *ret is the caller's to free. */
 static size_t unmoved(const struct placer *p, uint32_t lane, struct address_piece **ret)
 {
@@ -42,8 +44,15 @@ bool remap_take(struct placer *p, uint32_t lane, const struct uffd_msg *msg, siz
 	r = before ? address_map_move(p->addresses, before, n, (hva_t){msg->arg.remap.from},
 	                              (hva_t){msg->arg.remap.to}, msg->arg.remap.len, index + 1)
 	           : -ENOMEM;
-	/* Who waits at the old place would not be woken by what comes to the new one. */
+	/* Everything is here, and it was not where it was unregistered. */
+	if (p->unregistered && *p->unregistered)
+		(void)uffd_unregister(p->uffd, (hva_t){msg->arg.remap.to}, msg->arg.remap.len);
+	/*
+	 * Who waits at the old place would not be woken by what comes to the new one; at the new
+	 * one may wait who faulted there before it was known, once too often (STRAYS_MAX).
+	 */
 	resolve_wake(p->uffd, (hva_t){msg->arg.remap.from}, msg->arg.remap.len);
+	resolve_wake(p->uffd, (hva_t){msg->arg.remap.to}, msg->arg.remap.len);
 	if (r < 0) {
 		error_set_errno(&e, r,
 		                "the VMM moved 0x%" PRIx64 " bytes from 0x%" PRIx64 " to 0x%" PRIx64

@@ -48,6 +48,12 @@ int uffd_register(int fd, hva_t start, uint64_t length_bytes, bool minor, uint64
                   struct error *err);
 int uffd_unregister(int fd, hva_t start, uint64_t length_bytes);
 
+/*
+ * Has a thread of the process begun to change memory that was registered (mremap(), a
+ * removal), and does it wait for its event to be read? UFFD_EVENT_UNMAP is not told so.
+ */
+bool uffd_changing(int fd);
+
 /* Read up to max messages. Returns their number, -EAGAIN when there are none, -errno. */
 int uffd_read(int fd, struct uffd_msg *msgs, size_t max);
 

@@ -66,6 +66,33 @@ def test_killed():
         check(guest.all("moved") == ["200"], f"moved {guest.all('moved')}")
 
 
+def moved_quickly(bed, kind, start=()):
+    m = bed.migration(f"ram0:{kind}:16M", poison=8)
+    source = m.source()
+    m.start(*start)
+    guest = m.destination("--moves", 5000, "--move-parts")
+    guest.finish()
+    source.finish()
+    shown = m.check_ledger(guest)
+    check(guest.all("moved") == ["5000"], f"moved {guest.all('moved')}")
+    check(guest.value("off") == 0, f"pages are off: {guest.all('wrong-page')}")
+    check(shown["pages_removed"] == 0, f"{shown['pages_removed']} pages count as unmapped")
+
+
+def test_moved_quickly():
+    """Thousands of moves: a page placed in the moment of one is neither wrong nor unmapped."""
+    with Bed() as bed:
+        for kind in ("anon", "memfd", "memfd-minor"):
+            moved_quickly(bed, kind, ("--bandwidth", "4M"))
+
+
+def test_moved_at_the_end():
+    """The last page arrives in the middle of a move: its thread is not left waiting."""
+    with Bed() as bed:
+        for _ in range(20):
+            moved_quickly(bed, "anon")
+
+
 def replaced(*options):
     with Bed() as bed:
         m = bed.migration("ram0:anon:16M", "ram1:memfd:16M")
@@ -123,5 +150,6 @@ def test_too_many_pieces():
         source.kill()
 
 
-main(test_anonymous, test_memfd, test_registered, test_lanes, test_split, test_killed, test_replaced,
+main(test_anonymous, test_memfd, test_registered, test_lanes, test_split, test_killed,
+     test_moved_quickly, test_moved_at_the_end, test_replaced,
      test_children, test_too_many_pieces)

@@ -52,6 +52,7 @@ static const char usage_text[] =
         "  --other-file         with that: map a file of its own by mistake\n"
         "  --events             with --registered: all events of removals and moves are on\n"
         "  --moves N            memory is moved so often (mremap) while everything goes on\n"
+        "  --move-parts         with that: always the same parts, so that they stay few\n"
         "  --stay               wait for \"go\" when the migration has completed\n"
         "  --collapse          list what is lost and make huge pages before the last check\n";
 
@@ -87,6 +88,7 @@ enum guest_option {
 	OPT_OTHER_FILE,
 	OPT_STAY,
 	OPT_MOVES,
+	OPT_MOVE_PARTS,
 	OPT_EVENTS,
 	OPT_RELAY_ID,
 	OPT_RELAY_TOKEN_FILE,
@@ -127,6 +129,7 @@ static const struct option options[] = {
         {"other-file", no_argument, NULL, OPT_OTHER_FILE},
         {"stay", no_argument, NULL, OPT_STAY},
         {"moves", required_argument, NULL, OPT_MOVES},
+        {"move-parts", no_argument, NULL, OPT_MOVE_PARTS},
         {"events", no_argument, NULL, OPT_EVENTS},
         {"relay-id", required_argument, NULL, OPT_RELAY_ID},
         {"relay-token-file", required_argument, NULL, OPT_RELAY_TOKEN_FILE},
@@ -199,6 +202,8 @@ static int take_option(struct guest *g, int option, const char *value)
 		return g->other_file = true, 0;
 	case OPT_EVENTS:
 		return g->events = true, 0;
+	case OPT_MOVE_PARTS:
+		return g->move_parts = true, 0;
 	case OPT_MOVES:
 		return g->moves = (unsigned)strtoul(value, NULL, 0), g->moves ? 0 : -1;
 	case OPT_STAY:

@@ -86,6 +86,7 @@ struct guest {
 
 	uint64_t n_pages; /* of all regions, 4 KiB */
 	bool *given_back; /* destination: n_pages; the page reads as zeros now, and is not written */
+	bool move_parts;  /* and these are always the same parts, so that they stay few */
 	_Atomic(uint8_t *) *page_at; /* with moves: where each page is now */
 	struct poison_plan *plan;
 	struct postcopy *handle;

@@ -82,12 +82,17 @@ static void *mover_main(void *arg)
 
 	for (; moved < g->moves && r == 0; moved++) {
 		uint64_t random = pattern_mix(g->seed * 31 + moved);
-		uint64_t page = random % g->n_pages;
+		uint64_t page = random % g->n_pages, n = 1 + (random >> 40) % MOVE_PAGES_MAX;
+
+		if (g->move_parts) {
+			n = MOVE_PAGES_MAX;
+			page -= page % n;
+		}
 
 		/* One of the pages is on its way, or here, when they move. */
 		if (moved % 2)
 			guest_touch_page(m->touch, page);
-		r = move(m, page, together(g, page, 1 + (random >> 40) % MOVE_PAGES_MAX));
+		r = move(m, page, together(g, page, n));
 		/* Over a border: the kernel moves no two mappings of a userfaultfd at once. */
 		if (r == -EFAULT && g->driven.attach_flags & POSTCOPY_ATTACH_SPLIT)
 			r = 0;

@@ -39,6 +39,51 @@ static bool is_nonblocking(int fd)
 	return fcntl(fd, F_GETFL) & O_NONBLOCK;
 }
 
+/* ---- what the process has begun ---- */
+
+struct mover {
+	void *from, *to;
+	uint64_t bytes;
+	void *result;
+};
+
+static void *move_main(void *arg)
+{
+	struct mover *m = arg;
+
+	m->result = mremap(m->from, m->bytes, m->bytes, MREMAP_MAYMOVE | MREMAP_FIXED, m->to);
+	return NULL;
+}
+
+/* A move is under way until its event is read, and nothing that is asked changes that. */
+static void a_move_is_under_way_until_its_event_is_read(void **state)
+{
+	struct guest_memory g;
+	struct mover m = {.bytes = UNITS * PAGE};
+	struct uffd_msg msg;
+	struct pollfd p;
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(guest_memory_new(MEMORY_ANON, UNITS, UFFD_FEATURE_EVENT_REMAP, &g), 0);
+	m.from = guest_memory_at(&g, 0);
+	m.to = mmap(NULL, m.bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_true(m.to != MAP_FAILED);
+	assert_false(uffd_changing(g.uffd));
+	assert_int_equal(pthread_create(&thread, NULL, move_main, &m), 0);
+	p = (struct pollfd){.fd = g.uffd, .events = POLLIN};
+	assert_int_equal(poll(&p, 1, 10000), 1);
+	assert_true(uffd_changing(g.uffd));
+	assert_true(uffd_changing(g.uffd));
+	assert_int_equal(uffd_read(g.uffd, &msg, 1), 1);
+	assert_int_equal(msg.event, UFFD_EVENT_REMAP);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_ptr_equal(m.result, m.to);
+	assert_false(uffd_changing(g.uffd));
+	munmap(m.to, m.bytes);
+	guest_memory_free(&g);
+}
+
 /* ---- adopt ---- */
 
 static void adopts_a_raw_one(void **state)
@@ -461,6 +506,7 @@ static void reads_a_batch(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(a_move_is_under_way_until_its_event_is_read),
 	        cmocka_unit_test(adopts_a_raw_one),
 	        cmocka_unit_test(adopts_one_that_is_handshaken),
 	        cmocka_unit_test(poison_works_where_adopt_says_so),
