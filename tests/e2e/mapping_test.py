@@ -11,11 +11,19 @@ from e2e import Bed, HugePages, check, main, wait_until  # noqa: E402 pylint: di
 from supervisor import SupervisedBed  # noqa: E402 pylint: disable=wrong-import-position
 
 FAST = {"migrations": {"reconnect_min": "10ms", "reconnect_max": "200ms"}}
-SLOW = ("--bandwidth", "20M")
+# So that memory is missing when a back end comes, however long that takes; lifted by go().
+SLOW = ("--bandwidth", "64K")
 
 
 def back_end(m, guest, *options, name="back-end", regions=None):
     return m.destination("--mapping-of", guest.popen.pid, *options, name=name, regions=regions)
+
+
+def go(bed, m, *guests):
+    """The rest may come now."""
+    for g in guests:
+        g.say("go")
+    bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
 
 
 def lost_pages(guest):
@@ -43,8 +51,7 @@ def beside_the_guest(*regions, poison=64, late=8, options=(), guest_options=()):
         other = back_end(m, guest, *options)
         other.wait_event("touching")
         source.say("late")
-        guest.say("go")
-        bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
+        go(bed, m, guest)
         other.finish()
         guest.finish()
         source.finish()
@@ -121,7 +128,8 @@ def test_only_some_regions():
         guest = m.destination("--pause-after", "8")
         guest.wait_event("paused")
         other = back_end(m, guest, "--any-poison", regions=["ram0:memfd:16M"])
-        guest.say("go")
+        other.wait_event("touching")
+        go(bed, m, guest)
         other.finish()
         guest.finish()
         source.finish()
@@ -146,7 +154,8 @@ def test_death():
             other.kill(signal.SIGKILL)
             wait_until("it is forgotten", lambda: not any("mapping" in n for n in bed.stored()))
         last = back_end(m, guest, name="last")
-        guest.say("go")
+        last.wait_event("touching")
+        go(bed, m, guest)
         last.finish()
         guest.finish()
         source.finish()
@@ -158,17 +167,17 @@ def test_eight_at_once():
     with Bed() as bed:
         m = bed.migration("ram0:memfd:8M", poison=16)
         source = m.source()
-        m.start("--bandwidth", "1M")
+        m.start(*SLOW)
         guest = m.destination("--pause-after", "8")
         guest.wait_event("paused")
-        others = [back_end(m, guest, "--threads", "1", name=f"back-end{i}") for i in range(8)]
+        others = [back_end(m, guest, "--threads", "1", "--pause-after", "4", name=f"back-end{i}")
+                  for i in range(8)]
         for other in others:
-            other.wait_event("attached")
+            other.wait_event("paused")
         ninth = back_end(m, guest, name="ninth")
         check(ninth.popen.wait(30) == 5, "a ninth was not refused")
         check("8 processes map the memory" in ninth.log_text(), ninth.log_text()[-500:])
-        guest.say("go")
-        bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
+        go(bed, m, guest, *others)
         for other in others:
             other.finish()
         guest.finish()
@@ -180,7 +189,7 @@ def killed_with(*regions, options=(), kills=4):
     with SupervisedBed(FAST) as bed:
         m = bed.migration(*regions, poison=48, late=4)
         source = m.source("--read-poison")
-        m.start("--bandwidth", "16M")
+        m.start(*SLOW)
         guest = m.destination("--pause-after", "8", *options)
         guest.wait_event("paused")
         other = back_end(m, guest, "--pause-after", "8", *options)
@@ -192,7 +201,7 @@ def killed_with(*regions, options=(), kills=4):
                 guest.say("go")
                 other.say("go")
             bed.start_service()
-        bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
+        go(bed, m)
         other.finish()
         guest.finish()
         source.finish()
@@ -225,7 +234,7 @@ def test_died_together():
         other.kill(signal.SIGKILL)
         bed.start_service()
         wait_until("it is forgotten", lambda: not any("mapping" in n for n in bed.stored()))
-        guest.say("go")
+        go(bed, m, guest)
         guest.finish()
         source.finish()
         check_alike(m, guest)
@@ -242,7 +251,7 @@ def test_refused():
     with Bed() as bed:
         m = bed.migration("ram0:memfd:8M", "ram1:memfd-minor:8M", "ram2:anon:8M", poison=16)
         source = m.source()
-        m.start("--bandwidth", "1M")
+        m.start(*SLOW)
         stranger = bed.migration("ram0:memfd:8M", "ram1:memfd:8M")
         guest = m.destination("--pause-after", "8")
         guest.wait_event("paused")
@@ -252,8 +261,7 @@ def test_refused():
         refused(stranger, guest, "unknown migration", regions=["ram0:memfd:8M"], name="stranger")
         refused(m, guest, "is it the same file", "--other-file", regions=["ram0:memfd:8M"],
                 name="another-file")
-        guest.say("go")
-        bed.ctl("set-limits", m.id, "--bandwidth", "0", status=None)
+        go(bed, m, guest)
         guest.finish()
         source.finish()
         check_alike(m, guest)
