@@ -13,6 +13,7 @@
  * `postcopyctl start ID --source HOST:PORT --peer NAME --token-file TOKENFILE` to the
  * destination's postcopyd. POSTCOPY_SOCKET names another socket than the daemons' usual ones.
  */
+#define _GNU_SOURCE 1 /* memfd_create() */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>

@@ -32,6 +32,14 @@ flags=$(PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs libpostcopy)
 "$cc" -std=c99 -pedantic -Wall -Werror -o "$dir/vmm" "$dir/vmm.c" $flags
 [ "$(LD_LIBRARY_PATH=${lib%/*} "$dir/vmm")" = completed ]
 
+# The example, where it was installed: a VMM's author builds it so.
+if [ "$(uname -m)" = x86_64 ]; then
+	# shellcheck disable=SC2086 # a list of words
+	"$cc" -std=c17 -Wall -Werror -o "$dir/example_vmm" \
+		"$dir/usr/share/doc/libpostcopy-dev/examples/example_vmm.c" $flags -pthread
+	LD_LIBRARY_PATH=${lib%/*} "$dir/example_vmm" 2>&1 | grep -q 'usage: source ID'
+fi
+
 for page in man8/postcopyd.8 man5/postcopyd.conf.5 man8/postcopy-sourced.8 \
 	man1/postcopyctl.1 man3/libpostcopy.3 man7/libpostcopy-qemu.7; do
 	[ -f "$dir/usr/share/man/$page" ] || {
