@@ -3,6 +3,8 @@
  * libpostcopy: hands a VMM's guest memory to postcopyd (on the host that
  * receives a guest) and to postcopy-sourced (on the host it leaves).
  *
+ * Where to start: example_vmm.c, a whole VMM for both sides, is with this header.
+ *
  * Conventions of every function
  *
  *   Errors   A function that returns int gives 0 (or a value >= 0 that its

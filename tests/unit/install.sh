@@ -35,7 +35,7 @@ flags=$(PKG_CONFIG_PATH=${pc%/*} pkg-config --cflags --libs libpostcopy)
 # The example, where it was installed: a VMM's author builds it so.
 if [ "$(uname -m)" = x86_64 ]; then
 	# shellcheck disable=SC2086 # a list of words
-	"$cc" -std=c17 -Wall -Werror -o "$dir/example_vmm" \
+	"$cc" -std=c17 -pedantic -Wall -Werror -o "$dir/example_vmm" \
 		"$dir/usr/share/doc/libpostcopy-dev/examples/example_vmm.c" $flags -pthread
 	LD_LIBRARY_PATH=${lib%/*} "$dir/example_vmm" 2>&1 | grep -q 'usage: source ID'
 fi
