@@ -182,7 +182,8 @@ static size_t probe_fill(const struct inbound *in, struct probe *p, const struct
 	uint64_t n_pages = in->regions->n_pages, left = PROBE_PAGES;
 
 	p->n_ranges = 0;
-	while (p->n_ranges < POISON_LIST_MAX && left > 0) {
+	/* When all is known the pages' own bits do not say so: there would be no end. */
+	while (p->n_ranges < POISON_LIST_MAX && left > 0 && !inbound_all_known(in)) {
 		uint64_t first = inbound_next_wanted(in, w, *at, false), n;
 
 		*at = first;
