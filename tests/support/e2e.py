@@ -5,6 +5,7 @@ A test file calls main(function, ...). Everything that a Bed starts it ends by
 process id; its directory goes with it. Logs are printed when a test fails.
 """
 import atexit
+import fcntl
 import json
 import os
 import pathlib
@@ -503,16 +504,19 @@ def need_userfaultfd():
 
 
 class HugePages:
-    """So many free 2 MiB pages while the block runs."""
+    """So many free 2 MiB pages while the block runs. The pool is the host's: one test at a time
+    has pages of it, or they take each other's; the tests in C hold the same lock."""
 
     PATH = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
     def __init__(self, count):
         self.count = count
-        self.before = None
+        self.before = self.lock = None
 
     def __enter__(self):
         try:
+            self.lock = os.open(self.PATH, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
             free = int((self.PATH / "free_hugepages").read_text())
             self.before = (self.PATH / "nr_hugepages").read_text()
             if free < self.count:
@@ -520,6 +524,7 @@ class HugePages:
                     str(int(self.before) + self.count - free))
             free = int((self.PATH / "free_hugepages").read_text())
         except OSError as e:
+            self.unlock()
             raise Skip(f"huge pages: {e.strerror}: {e.filename}") from None
         if free < self.count:
             self.__exit__()
@@ -529,6 +534,12 @@ class HugePages:
     def __exit__(self, *unused):
         if self.before is not None:
             (self.PATH / "nr_hugepages").write_text(self.before)
+        self.unlock()
+
+    def unlock(self):
+        if self.lock is not None:
+            os.close(self.lock)
+        self.lock = None
 
 
 def main(*functions):
