@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "core/cleanup.h"
+#include "core/hex.h"
 
 int args_uuid(const char *text, struct uuid *ret, struct error *err)
 {
@@ -250,17 +251,11 @@ int args_poison_file(const char *path, struct poison_range **ret, size_t *ret_n,
 	return 0;
 }
 
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c = (char)tolower((unsigned char)c);
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
 static int token_decode(const char *path, const char *text, size_t len,
                         uint8_t token[TOKEN_BYTES_MAX], size_t *ret_len, struct error *err)
 {
+	size_t n_digits;
+
 	while (len > 0 && isspace((unsigned char)text[len - 1]))
 		len--;
 	if (len % 2 != 0 || len / 2 < TOKEN_BYTES_MIN || len / 2 > TOKEN_BYTES_MAX)
@@ -269,12 +264,10 @@ static int token_decode(const char *path, const char *text, size_t len,
 		        "%s has %zu digits instead of %d to %d, two a byte (postcopyctl token "
 		        "makes one)",
 		        path, len, 2 * TOKEN_BYTES_MIN, 2 * TOKEN_BYTES_MAX);
-	for (size_t i = 0; i < len; i++)
-		if (hex_digit(text[i]) < 0)
-			return error_set(err, -EINVAL, "%s: byte %zu is not a hexadecimal digit",
-			                 path, i);
-	for (size_t i = 0; i < len / 2; i++)
-		token[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
+	n_digits = hex_read(text, len / 2, token);
+	if (n_digits < len)
+		return error_set(err, -EINVAL, "%s: byte %zu is not a hexadecimal digit", path,
+		                 n_digits);
 	*ret_len = len / 2;
 	return 0;
 }

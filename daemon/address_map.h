@@ -46,9 +46,10 @@ _Static_assert(sizeof(struct address_area) == 8 + 2 * (16 + 32 * ADDRESS_PIECES_
 /* What is in it makes sense: counts, no unit twice or beyond n_units, no address that wraps. */
 bool address_area_valid(const struct address_area *a, uint64_t n_units);
 
+/* NULL: of a VMM of which no moves are told. */
 static inline bool address_map_moved(const struct address_area *a)
 {
-	return a->copies[atomic_load(&a->in_use)].n > 0;
+	return a && a->copies[atomic_load(&a->in_use)].n > 0;
 }
 
 /*

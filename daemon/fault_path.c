@@ -238,11 +238,10 @@ static bool count_fault(struct fault_path *fp, const struct uffd_msg *msg)
 /* NULL: nothing that this lane serves is there. */
 static const struct region *find_fault(const struct fault_path *fp, hva_t hva, uint64_t *ret_unit)
 {
-	const struct address_area *addresses = fp->placer.addresses;
 	const struct region *r;
 
-	if (addresses && address_map_moved(addresses)) {
-		if (!address_map_find_hva(addresses, hva, ret_unit))
+	if (address_map_moved(fp->placer.addresses)) {
+		if (!address_map_find_hva(fp->placer.addresses, hva, ret_unit))
 			return NULL;
 		return region_find_unit(fp->params.regions, *ret_unit);
 	}
@@ -288,11 +287,11 @@ static void take_fault(struct fault_path *fp, const struct uffd_msg *msg, uint64
 
 /*
  * Nothing of the batch before may be followed again by the next daemon: first it goes, then
- * the count of what has been followed of it.
+ * the count of what has been followed of it. Without moves there is nothing to be done.
  */
 static void batch_begin(struct fault_path *fp)
 {
-	if (!fp->placer.addresses)
+	if (!fp->placer.addresses || address_map_followed(fp->placer.addresses) == 0)
 		return;
 	if (fp->params.events)
 		memset(fp->params.events, 0, FAULT_BATCH * sizeof(*fp->params.events));
@@ -370,7 +369,7 @@ static void take_mapped_fault(struct fault_path *fp, struct mapping *m, const st
 	}
 	r = region_find_unit(fp->params.regions, unit);
 	s = ask_for(fp, r, unit, now_ns);
-	hva.addr &= ~(region_unit_bytes(r) - 1);
+	hva.addr = align_down(hva.addr, region_unit_bytes(r));
 	if (page_state_is_final(s))
 		placement_answer_mapping(&fp->placer, m, hva, r, s, minor);
 }

@@ -203,15 +203,15 @@ static int make_fds(struct lane *lane, int uffd)
 
 static int make_sides(struct lane *lane, const struct lane_params *params)
 {
-	struct placer placer = make_placer(lane, params);
 	int rc = loop_new(&lane->urgent.loop);
 
+	lane->placer = make_placer(lane, params);
 	if (rc == 0)
 		rc = loop_new(&lane->bulk.loop);
 	if (rc == 0)
-		rc = lane_urgent_make(lane, &placer);
+		rc = lane_urgent_make(lane, &lane->placer);
 	if (rc == 0)
-		rc = lane_bulk_make(lane, &placer, params->bandwidth);
+		rc = lane_bulk_make(lane, &lane->placer, params->bandwidth);
 	return rc;
 }
 
@@ -221,9 +221,6 @@ static int lane_build(struct lane *lane, const struct lane_params *params)
 
 	lane->tuning = *params->tuning;
 	lane->events = params->events;
-	lane->map = params->map;
-	lane->ledger = params->ledger;
-	lane->addresses = params->addresses;
 	lane->adopted = params->adopted;
 	if (rc == 0)
 		rc = copy_link(lane, params);
@@ -441,7 +438,6 @@ static void unregister_mapping(struct mapping *m, void *arg)
 /* Wherever the VMM has it now. */
 static int unregister_region(struct lane *lane, const struct region *r)
 {
-	const struct placer placer = {.addresses = lane->addresses};
 	uint64_t done = 0, n;
 	hva_t hva;
 	int rc = 0;
@@ -451,8 +447,8 @@ static int unregister_region(struct lane *lane, const struct region *r)
 	for (; done < region_n_units(r); done += n) {
 		int part = 0;
 
-		if (placement_where(&placer, r, r->first_unit + done, region_n_units(r) - done,
-		                    &hva, &n))
+		if (placement_where(&lane->placer, r, r->first_unit + done,
+		                    region_n_units(r) - done, &hva, &n))
 			part = uffd_unregister(lane->uffd, hva, n << r->unit_shift);
 		rc = rc < 0 ? rc : part;
 	}
@@ -490,10 +486,9 @@ static int regions_unregister(struct lane *lane, struct error *err)
 
 int lane_unregister(struct lane *lane, struct error *err)
 {
-	struct placer placer = {.map = lane->map, .ledger = lane->ledger};
 	int rc;
 
-	mapping_set_each(&lane->mappings, unregister_mapping, &placer);
+	mapping_set_each(&lane->mappings, unregister_mapping, &lane->placer);
 	rc = regions_unregister(lane, err);
 	changes_settle(lane);
 	return rc;

@@ -95,10 +95,9 @@ struct lane {
 	char peer_identity[PEER_IDENTITY_MAX];
 	pthread_mutex_t tls_lock;
 
-	struct page_map *map;
-	struct ledger *ledger;
-	struct address_area *addresses; /* or NULL */
-	struct region_table *regions;   /* the main thread's */
+	struct placer
+	        placer; /* what both threads' have in common; main thread: for unregistering */
+	struct region_table *regions; /* the main thread's */
 	struct region_table *urgent_regions, *bulk_regions;
 	struct stats urgent_stats, bulk_stats;
 	_Atomic uint64_t pages_left;

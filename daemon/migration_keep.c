@@ -213,19 +213,17 @@ int migration_keep_start(struct migration *m, struct error *err)
 	return r;
 }
 
-/* The memory of a guest, as the next daemon will be told of it. */
-static int attach_copy(struct migration *m, const struct attach_memory *from, struct error *err)
+int migration_keep_request(const struct migration *m, enum attach_request_type type,
+                           const struct attach_region *regions, size_t n_regions, size_t n_uffds,
+                           struct attach_request *to, struct error *err)
 {
-	struct attach_request *to = &m->keep.attach;
-
-	to->attach.regions = calloc(from->n_regions, sizeof(*to->attach.regions));
+	to->attach.regions = calloc(n_regions, sizeof(*regions));
 	if (!to->attach.regions)
-		return error_set(err, -ENOMEM, "not enough memory for %zu regions",
-		                 from->n_regions);
-	memcpy(to->attach.regions, from->regions, from->n_regions * sizeof(*from->regions));
-	to->attach.n_regions = from->n_regions;
-	to->attach.n_uffds = (uint32_t)from->n_uffds;
-	to->type = ATTACH_REQUEST_ATTACH;
+		return error_set(err, -ENOMEM, "not enough memory for %zu regions", n_regions);
+	memcpy(to->attach.regions, regions, n_regions * sizeof(*regions));
+	to->attach.n_regions = n_regions;
+	to->attach.n_uffds = (uint32_t)n_uffds;
+	to->type = type;
 	to->version = ATTACH_PROTOCOL_VERSION;
 	to->migration_id = m->id;
 	memcpy(to->token, m->token, m->token_len);
@@ -270,7 +268,9 @@ int migration_keep_attach(struct migration *m, const struct migration_memory *me
 	if (r == 0)
 		r = fd_store_barrier(store_of(m), err);
 	if (r == 0)
-		r = attach_copy(m, memory->from, err);
+		r = migration_keep_request(m, ATTACH_REQUEST_ATTACH, memory->from->regions,
+		                           memory->from->n_regions, memory->from->n_uffds,
+		                           &m->keep.attach, err);
 	if (r == 0)
 		r = migration_keep_write(m, err);
 	if (r < 0) {

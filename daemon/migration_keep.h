@@ -67,6 +67,14 @@ int migration_keep_write(struct migration *m, struct error *err);
 /* The same; a failure is logged. */
 void migration_keep_change(struct migration *m);
 
+/*
+ * Memory as the next daemon will be told of it: the request by which it was attached, with
+ * m's id and token. The regions are copied; to is the caller's to free. -ENOMEM with a text.
+ */
+int migration_keep_request(const struct migration *m, enum attach_request_type type,
+                           const struct attach_region *regions, size_t n_regions, size_t n_uffds,
+                           struct attach_request *to, struct error *err);
+
 /* Another process's mapping, before it gets its answer; in m's record from then on, or on failure not. */
 int migration_keep_map(struct migration *m, struct migration_mapping *mapping,
                        const struct attach_memory *from, struct error *err);

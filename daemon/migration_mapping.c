@@ -133,26 +133,6 @@ static int free_id(const struct migration *m, uint32_t *ret, struct error *err)
 
 /* ---- in ---- */
 
-static int attach_copy(struct migration_mapping *p, const struct mapping_incoming *in,
-                       struct error *err)
-{
-	struct attach_request *to = &p->attach;
-	size_t bytes = in->n_parts * sizeof(*to->attach.regions);
-
-	to->attach.regions = malloc(bytes);
-	if (!to->attach.regions)
-		return error_set(err, -ENOMEM, "not enough memory for %zu regions", in->n_parts);
-	memcpy(to->attach.regions, in->parts, bytes);
-	to->type = ATTACH_REQUEST_ATTACH_MAPPING;
-	to->attach.n_regions = in->n_parts;
-	to->attach.n_uffds = (uint32_t)in->from->n_uffds;
-	to->version = ATTACH_PROTOCOL_VERSION;
-	to->migration_id = p->m->id;
-	memcpy(to->token, p->m->token, p->m->token_len);
-	to->token_len = p->m->token_len;
-	return 0;
-}
-
 /* All that can fail is done: the lanes take their parts, the migration the process. */
 static void commit(struct mapping_incoming *in, struct migration_mapping *p, struct mapping **parts)
 {
@@ -178,7 +158,8 @@ static int take(struct mapping_incoming *in, pid_t pid, int pidfd, uint32_t *ret
 	if (r < 0)
 		return r;
 	p->id = id;
-	r = attach_copy(p, in, err);
+	r = migration_keep_request(in->m, ATTACH_REQUEST_ATTACH_MAPPING, in->parts, in->n_parts,
+	                           in->from->n_uffds, &p->attach, err);
 	if (r == 0)
 		r = process_watch(p, err);
 	if (r == 0)

@@ -128,24 +128,22 @@ int migration_memory_check_kinds(const struct attach_memory *memory, struct erro
 	return check_uffds_differ(memory, err);
 }
 
-static int check_memory_file(const struct attach_region *r, int fd, struct error *err)
+static int check_memory_file(const struct attach_region *r, const struct stat *st,
+                             struct error *err)
 {
-	struct stat st;
+	uint64_t size = (uint64_t)st->st_size;
 
-	if (fstat(fd, &st) < 0)
-		return error_set_errno(err, -errno, "region %s: fstat of its memory file", r->name);
 	if (!is_aligned(r->fd_offset.off, r->page_size_bytes))
 		return error_set(err, -EINVAL,
 		                 "region %s: offset 0x%llx in its memory file is not a multiple of "
 		                 "its page size %llu",
 		                 r->name, (unsigned long long)r->fd_offset.off,
 		                 (unsigned long long)r->page_size_bytes);
-	if (r->fd_offset.off > (uint64_t)st.st_size ||
-	    r->length_bytes > (uint64_t)st.st_size - r->fd_offset.off)
+	if (r->fd_offset.off > size || r->length_bytes > size - r->fd_offset.off)
 		return error_set(err, -EINVAL,
 		                 "region %s: its memory file has %llu bytes, but the region needs "
 		                 "%llu at offset 0x%llx",
-		                 r->name, (unsigned long long)st.st_size,
+		                 r->name, (unsigned long long)size,
 		                 (unsigned long long)r->length_bytes,
 		                 (unsigned long long)r->fd_offset.off);
 	return 0;
@@ -180,15 +178,17 @@ static int region_fill(struct migration_memory *a, const struct attach_region *f
 {
 	const struct attach_memory *memory = a->from;
 	int fd = from->has_fd ? memory->fds[memory->n_uffds + from->fd] : -1;
-	struct stat st;
+	struct stat st = {};
 	int r;
 
 	if (!is_power_of_two(from->page_size_bytes))
 		return error_set(err, -EINVAL, "region %s: page size %llu is not a power of two",
 		                 from->name, (unsigned long long)from->page_size_bytes);
 	r = check_minor(from, err);
+	if (r == 0 && fd >= 0 && fstat(fd, &st) < 0)
+		r = error_set_errno(err, -errno, "region %s: fstat of its memory file", from->name);
 	if (r == 0 && fd >= 0)
-		r = check_memory_file(from, fd, err);
+		r = check_memory_file(from, &st, err);
 	if (r < 0)
 		return r;
 	*to = (struct region){
@@ -201,12 +201,10 @@ static int region_fill(struct migration_memory *a, const struct attach_region *f
 	        .lane = from->uffd,
 	        .memory_fd = fd,
 	        .fd_offset = from->fd_offset,
+	        .file_device = st.st_dev,
+	        .file_inode = st.st_ino,
 	        .first_page = REGION_NO_PAGE,
 	};
-	if (fd >= 0 && fstat(fd, &st) == 0) {
-		to->file_device = st.st_dev;
-		to->file_inode = st.st_ino;
-	}
 	_Static_assert(sizeof(to->name) >= sizeof(from->name), "a region's name must fit");
 	memcpy(to->name, from->name, sizeof(from->name));
 	return 0;

@@ -20,7 +20,7 @@ void placement_unlock(struct placer *p)
 bool placement_where(const struct placer *p, const struct region *r, uint64_t unit,
                      uint64_t n_units, hva_t *ret_hva, uint64_t *ret_n)
 {
-	if (p->addresses && address_map_moved(p->addresses))
+	if (address_map_moved(p->addresses))
 		return address_map_find_unit(p->addresses, unit, n_units, ret_hva, ret_n);
 	*ret_hva = region_unit_hva(r, unit);
 	*ret_n = n_units;

@@ -23,7 +23,7 @@ static void take_moved(struct placer *p, hva_t start, hva_t end)
 
 void removal_take(struct placer *p, uint32_t lane, const struct uffd_msg *msg)
 {
-	if (p->addresses && address_map_moved(p->addresses)) {
+	if (address_map_moved(p->addresses)) {
 		take_moved(p, (hva_t){msg->arg.remove.start}, (hva_t){msg->arg.remove.end});
 		return;
 	}

@@ -28,7 +28,7 @@
  */
 #define EVENTS_WANTED (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_REMAP)
 
-#define EVENTS (UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP)
+#define EVENTS_SERVED (EVENTS_WANTED | UFFD_FEATURE_EVENT_UNMAP)
 
 /*
  * "API:\taa:FEATURES:IOCTLS" of /proc/self/fdinfo: the features that the owner
@@ -74,16 +74,12 @@ static int api_handshake(int fd, uint64_t features, uint64_t *ret_available)
  */
 static int handshake(int fd, bool events, struct uffd_info *info, struct error *err)
 {
-	static const uint64_t wanted[] = {
-	        UFFD_FEATURE_POISON | EVENTS_WANTED,
-	        EVENTS_WANTED,
-	        UFFD_FEATURE_POISON,
-	        0,
-	};
+	const uint64_t wanted_events = events ? EVENTS_WANTED : 0;
+	const uint64_t wanted[] = {UFFD_FEATURE_POISON | wanted_events, wanted_events, 0};
 	uint64_t available = 0;
 	int rc = -EINVAL;
 
-	for (size_t i = events ? 0 : 2; i < ARRAY_SIZE(wanted) && rc == -EINVAL; i++) {
+	for (size_t i = 0; i < ARRAY_SIZE(wanted) && rc == -EINVAL; i++) {
 		rc = api_handshake(fd, wanted[i], &available);
 		if (rc == 0)
 			info->features = wanted[i];
@@ -125,11 +121,11 @@ static int adopt(int fd, bool events, struct uffd_info *ret, struct error *err)
 		                 "served with (0x%" PRIx64 "): fork or SIGBUS; open it without "
 		                 "them, and keep the memory from children by MADV_DONTFORK",
 		                 info.features & FEATURES_REFUSED);
-	if (!events && (info.features & EVENTS))
+	if (!events && (info.features & EVENTS_SERVED))
 		return error_set(err, -EINVAL,
 		                 "the userfaultfd of a further mapping has events on (0x%" PRIx64
 		                 "), which nobody would read: open it without them",
-		                 info.features & EVENTS);
+		                 info.features & EVENTS_SERVED);
 	rc = info.handshake_was_done ? 0 : handshake(fd, events, &info, err);
 	if (rc < 0)
 		return rc;

@@ -72,21 +72,12 @@ struct inbound *inbound_free(struct inbound *in)
 	return NULL;
 }
 
-static uint64_t mask_of(uint64_t first, uint64_t count, uint64_t *ret_n)
-{
-	unsigned shift = first % 64;
-	uint64_t n = MIN((uint64_t)(64 - shift), count);
-
-	*ret_n = n;
-	return (n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << shift;
-}
-
 void inbound_know(struct inbound *in, uint64_t first, uint64_t count)
 {
 	uint64_t n;
 
 	for (uint64_t page = first; count > 0; page += n, count -= n) {
-		uint64_t mask = mask_of(page, count, &n);
+		uint64_t mask = bitmap_word_mask(page, count, &n);
 
 		__atomic_fetch_or(&in->known->words[page / 64], mask, __ATOMIC_RELEASE);
 	}

@@ -41,22 +41,12 @@ struct want *want_free(struct want *w)
 	return NULL;
 }
 
-/* The bits of the range that lie in the word of page first, and how many those are. */
-static uint64_t word_mask(uint64_t first, uint64_t count, uint64_t *ret_n)
-{
-	unsigned shift = first % 64;
-	uint64_t n = MIN((uint64_t)(64 - shift), count);
-
-	*ret_n = n;
-	return (n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << shift;
-}
-
 void want_add(struct want *w, uint64_t first, uint64_t count)
 {
 	uint64_t n, added = 0;
 
 	for (uint64_t page = first; count > 0; page += n, count -= n) {
-		uint64_t mask = word_mask(page, count, &n);
+		uint64_t mask = bitmap_word_mask(page, count, &n);
 		uint64_t old =
 		        __atomic_fetch_or(&w->pages->words[page / 64], mask, __ATOMIC_RELAXED);
 
@@ -90,7 +80,7 @@ uint64_t want_drop(struct want *w, uint64_t first, uint64_t count)
 	if (want_count(w) == 0)
 		return 0;
 	for (uint64_t page = first; count > 0; page += n, count -= n) {
-		uint64_t mask = word_mask(page, count, &n);
+		uint64_t mask = bitmap_word_mask(page, count, &n);
 		uint64_t old =
 		        __atomic_fetch_and(&w->pages->words[page / 64], ~mask, __ATOMIC_RELAXED);
 
@@ -134,12 +124,12 @@ uint64_t want_take(struct want *w, uint64_t from, uint64_t max, uint64_t *ret_fi
 		uint64_t *word = &w->pages->words[first / 64];
 		uint64_t seen = __atomic_load_n(word, __ATOMIC_RELAXED) >> (first % 64);
 		uint64_t ones = ~seen ? (uint64_t)__builtin_ctzll(~seen) : 64;
-		uint64_t n, mask = word_mask(first, MIN(MAX(ones, UINT64_C(1)), max), &n);
+		uint64_t n, mask = bitmap_word_mask(first, MIN(MAX(ones, UINT64_C(1)), max), &n);
 		uint64_t got = __atomic_fetch_and(word, ~mask, __ATOMIC_RELAXED) & mask;
 		uint64_t run = got >> (first % 64);
 
 		ones = ~run ? (uint64_t)__builtin_ctzll(~run) : 64;
-		uint64_t kept = ones ? word_mask(first, ones, &n) : 0;
+		uint64_t kept = ones ? bitmap_word_mask(first, ones, &n) : 0;
 
 		if (got & ~kept)
 			__atomic_fetch_or(word, got & ~kept, __ATOMIC_RELAXED);

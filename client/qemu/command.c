@@ -15,7 +15,6 @@
  *
  * Answers are {"ok": true, ...} or {"ok": false, "errno": NUMBER, "error": TEXT}.
  */
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 
 #include "client/qemu/qemu.h"
 #include "core/cleanup.h"
+#include "core/hex.h"
 #include "core/uuid.h"
 
 static json_t *answer(int r, const struct error *err)
@@ -33,23 +33,16 @@ static json_t *answer(int r, const struct error *err)
 	return json_pack("{s:b}", "ok", 1);
 }
 
-static int hex_digit(char c)
-{
-	return isdigit((unsigned char)c) ? c - '0' : tolower((unsigned char)c) - 'a' + 10;
-}
-
 static int token_read(const char *text, struct guest_request *ret, struct error *err)
 {
 	size_t len = strlen(text);
 
 	if (len % 2 != 0 || len / 2 < POSTCOPY_TOKEN_MIN || len / 2 > POSTCOPY_TOKEN_MAX ||
-	    strspn(text, "0123456789abcdefABCDEF") != len)
+	    hex_read(text, len / 2, ret->token) != len)
 		return error_set(err, -EINVAL,
 		                 "the token is not %d to %d bytes in hexadecimal (%zu characters)",
 		                 POSTCOPY_TOKEN_MIN, POSTCOPY_TOKEN_MAX, len);
 	ret->token_len = len / 2;
-	for (size_t i = 0; i < ret->token_len; i++)
-		ret->token[i] = (uint8_t)(hex_digit(text[2 * i]) << 4 | hex_digit(text[2 * i + 1]));
 	return 0;
 }
 

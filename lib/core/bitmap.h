@@ -31,6 +31,16 @@ static inline size_t bitmap_bytes(uint64_t n_bits)
 	return (size_t)((n_bits + 7) / 8);
 }
 
+/* Of the range's bits those that lie in the word of bit first, and in *ret_n how many these are. */
+static inline uint64_t bitmap_word_mask(uint64_t first, uint64_t count, uint64_t *ret_n)
+{
+	unsigned shift = first % 64;
+	uint64_t n = MIN((uint64_t)(64 - shift), count);
+
+	*ret_n = n;
+	return (n == 64 ? UINT64_MAX : (UINT64_C(1) << n) - 1) << shift;
+}
+
 bool bitmap_test(const struct bitmap *b, uint64_t bit);
 void bitmap_set_range(struct bitmap *b, uint64_t first, uint64_t count);
 void bitmap_clear_range(struct bitmap *b, uint64_t first, uint64_t count);

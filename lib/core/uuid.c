@@ -6,21 +6,12 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "core/hex.h"
+
 /* A hyphen stands before these bytes: 8-4-4-4-12 digits. */
 static bool hyphen_before(size_t byte)
 {
 	return byte == 4 || byte == 6 || byte == 8 || byte == 10;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
 }
 
 int uuid_parse(const char *text, struct uuid *ret)
@@ -32,12 +23,8 @@ int uuid_parse(const char *text, struct uuid *ret)
 	for (size_t i = 0; i < sizeof(id.bytes); i++) {
 		if (hyphen_before(i) && *text++ != '-')
 			return -EINVAL;
-		int high = hex_digit(text[0]);
-		int low = hex_digit(text[1]);
-
-		if (high < 0 || low < 0)
+		if (hex_read(text, 1, &id.bytes[i]) != 2)
 			return -EINVAL;
-		id.bytes[i] = (uint8_t)(high * 16 + low);
 		text += 2;
 	}
 	*ret = id;

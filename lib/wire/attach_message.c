@@ -73,13 +73,11 @@ static int decode_state(const Postcopy__Attach__V1__StateEvent *in, struct attac
 static int pages_check(const struct poison_range *r, const char *message, size_t i,
                        struct error *err)
 {
-	if (r->length_bytes == 0 || !is_aligned(r->gpa.addr | r->length_bytes, WIRE_PAGE_SIZE) ||
-	    r->gpa.addr > UINT64_MAX - r->length_bytes)
-		return error_set(err, -EBADMSG,
-		                 "%s.ranges[%zu]: %#" PRIx64 " + %#" PRIx64
-		                 " is empty, wraps, or is not a multiple of 4096",
-		                 message, i, r->gpa.addr, r->length_bytes);
-	return 0;
+	int code = body_pages_check(r->gpa.addr, r->length_bytes, err);
+
+	if (code < 0)
+		error_prefix(err, "%s.ranges[%zu]", message, i);
+	return code;
 }
 
 /* In order and apart, so that whoever asks for the rest comes forward each time. */

@@ -197,14 +197,10 @@ static int populated_range_get(const Postcopy__Attach__V1__PopulatedRange *in,
                                struct populated_range *to, struct error *err)
 {
 	uint64_t gpa = in->guest_physical_address;
-	int fate = (int)in->fate;
+	int fate = (int)in->fate, r = body_pages_check(gpa, in->length, err);
 
-	if (in->length == 0 || !is_aligned(gpa | in->length, WIRE_PAGE_SIZE) ||
-	    gpa > UINT64_MAX - in->length)
-		return error_set(err, -EBADMSG,
-		                 "%#" PRIx64 " + %#" PRIx64
-		                 " is empty, wraps, or is not a multiple of 4096",
-		                 gpa, in->length);
+	if (r < 0)
+		return r;
 	if (fate < PAGE_FATE_HERE || fate > PAGE_FATE_NOT_YET)
 		return error_set(err, -EBADMSG,
 		                 "fate is %d, expected 1 (here), 2 (poisoned), 3 (lost) or 4 (not "

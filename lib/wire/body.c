@@ -93,6 +93,17 @@ int body_errno_get(int32_t in, const char *field, int *ret, struct error *err)
 	return 0;
 }
 
+int body_pages_check(uint64_t gpa, uint64_t length_bytes, struct error *err)
+{
+	if (length_bytes == 0 || !is_aligned(gpa | length_bytes, WIRE_PAGE_SIZE) ||
+	    gpa > UINT64_MAX - length_bytes)
+		return error_set(err, -EBADMSG,
+		                 "%#" PRIx64 " + %#" PRIx64
+		                 " is empty, wraps, or is not a multiple of 4096",
+		                 gpa, length_bytes);
+	return 0;
+}
+
 int body_required_get(const char *s, size_t cap, enum text_rule rule, const char *field, char *ret,
                       struct error *err)
 {

@@ -33,6 +33,9 @@ int body_token_get(const ProtobufCBinaryData *in, const char *field, uint8_t ret
 /* 0 or a positive errno. */
 int body_errno_get(int32_t in, const char *field, int *ret, struct error *err);
 
+/* A range of wire pages: not empty, aligned, and without wrapping around. */
+int body_pages_check(uint64_t gpa, uint64_t length_bytes, struct error *err);
+
 /* text_get() for a string that must not be empty. */
 int body_required_get(const char *s, size_t cap, enum text_rule rule, const char *field, char *ret,
                       struct error *err);
