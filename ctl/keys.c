@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "core/cleanup.h"
+#include "core/hex.h"
 #include "core/uuid.h"
 #include "ctl/command.h"
 
@@ -20,8 +21,7 @@ static int token_make(char text[2 * TOKEN_BYTES + 2])
 
 	if (getrandom(secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
 		return errno ? -errno : -EIO;
-	for (size_t i = 0; i < sizeof(secret); i++)
-		snprintf(text + 2 * i, 3, "%02x", secret[i]);
+	hex_write(secret, sizeof(secret), text);
 	strcpy(text + 2 * TOKEN_BYTES, "\n");
 	return 0;
 }

@@ -32,4 +32,16 @@ static inline size_t hex_read(const char *text, size_t n_bytes, uint8_t *ret)
 	return 2 * n_bytes;
 }
 
+/* Two digits a byte and a NUL: ret has room for 2 * n_bytes + 1. */
+static inline void hex_write(const uint8_t *bytes, size_t n_bytes, char *ret)
+{
+	static const char digits[] = "0123456789abcdef";
+
+	for (size_t i = 0; i < n_bytes; i++) {
+		ret[2 * i] = digits[bytes[i] >> 4];
+		ret[2 * i + 1] = digits[bytes[i] & 15];
+	}
+	ret[2 * n_bytes] = '\0';
+}
+
 #endif
