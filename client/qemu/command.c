@@ -8,6 +8,8 @@
  *   {"command": "freeze" [, "id": UUID]}
  *   {"command": "withdraw" [, "id": UUID] [, "force": true]}
  *   {"command": "status"}
+ *   {"command": "share", "device": NUMBER, "inode": NUMBER}
+ *       what must be done by another process that has mapped this file; of back_end.c
  *   {"command": "wait" [, "state": "postcopy-active"]}
  *       until the memory has come (or is served), or will not
  *
@@ -165,6 +167,60 @@ static json_t *status_run(json_t *o)
 	                 side_json(GUEST_IN), "out", side_json(GUEST_OUT));
 }
 
+static json_t *lost_json(const struct mapping *m)
+{
+	json_t *lost = json_array();
+	uint64_t offset, length;
+	size_t cursor = 0;
+
+	while (guest_lost_next(m, &cursor, &offset, &length))
+		json_array_append_new(lost,
+		                      json_pack("[I, I]", (json_int_t)offset, (json_int_t)length));
+	return lost;
+}
+
+/* Where it arrives, by which migration; or what of it is lost. */
+static json_t *share_json(const struct guest_share *share)
+{
+	const struct guest_request *in = share->inbound;
+	const struct mapping *m = share->mapping;
+	char id_text[UUID_TEXT_LEN], token[2 * POSTCOPY_TOKEN_MAX + 1];
+	json_t *o = json_pack("{s:b, s:s, s:I, s:I, s:I, s:I, s:b}", "ok", 1, "name", m->name,
+	                      "address", (json_int_t)m->gpa, "offset", (json_int_t)m->offset_bytes,
+	                      "length", (json_int_t)m->length_bytes, "page_size",
+	                      (json_int_t)m->page_size_bytes, "hugetlb", (int)m->is_hugetlb);
+	struct uuid id;
+
+	if (!in) {
+		json_object_set_new(o, "lost", lost_json(m));
+		return o;
+	}
+	memcpy(id.bytes, in->migration_id, sizeof(id.bytes));
+	hex_write(in->token, in->token_len, token);
+	json_object_set_new(o, "id", json_string(uuid_format(&id, id_text)));
+	json_object_set_new(o, "token", json_string(token));
+	if (in->socket_path)
+		json_object_set_new(o, "socket", json_string(in->socket_path));
+	explicit_bzero(token, sizeof(token));
+	return o;
+}
+
+static json_t *share_run(json_t *o)
+{
+	struct guest_share share;
+	struct error err = {0};
+	json_int_t device, inode;
+	const char *command;
+	json_error_t e;
+	int r = json_unpack_ex(o, &e, JSON_STRICT, "{s:s, s:I, s:I}", "command", &command, "device",
+	                       &device, "inode", &inode);
+
+	if (r < 0)
+		return answer(error_set(&err, -EINVAL, "share: %s", e.text), &err);
+	r = guest_share((uint64_t)device, (uint64_t)inode, &share, &err);
+	return r < 0 || !share.mapping ? answer(r, &err) : share_json(&share);
+}
+
 json_t *command_wait_answer(enum command_wait wait)
 {
 	struct error err = {.code = -ENOENT, .text = "no memory comes to this QEMU"};
@@ -206,11 +262,8 @@ static json_t *wait_begin(const json_t *o, enum command_wait *ret)
 static const struct {
 	const char *name;
 	json_t *(*run)(json_t *o);
-} commands[] = {{"attach", attach_run},
-                {"export", export_run},
-                {"freeze", freeze_run},
-                {"withdraw", withdraw_run},
-                {"status", status_run}};
+} commands[] = {{"attach", attach_run},     {"export", export_run}, {"freeze", freeze_run},
+                {"withdraw", withdraw_run}, {"status", status_run}, {"share", share_run}};
 
 json_t *command_run(const char *line, size_t len, enum command_wait *ret_wait)
 {
@@ -233,7 +286,7 @@ json_t *command_run(const char *line, size_t len, enum command_wait *ret_wait)
 		else
 			error_set(&err, -EINVAL,
 			          "\"%.64s\" is no command; there are attach, export, freeze, "
-			          "withdraw, status and wait",
+			          "withdraw, status, share and wait",
 			          name ? name : "");
 		result = answer(err.code, &err);
 	}

@@ -155,7 +155,7 @@ static void incoming_judge(const char *value)
 		       value);
 }
 
-/* A device that reads guest memory past our userfaultfd, or all of it at once. */
+/* A device that has all of guest memory at once. vhost_user.c sees to those of other processes. */
 static void device_judge(const char *option, const char *value)
 {
 	_cleanup_free_ char *driver = NULL;
@@ -165,10 +165,6 @@ static void device_judge(const char *option, const char *value)
 	json_decref(o);
 	if (!driver)
 		return;
-	if (begins(driver, "vhost-user"))
-		refuse("-%s %s: the other process would read zeros where memory has not come yet; "
-		       "a destination cannot have vhost-user devices",
-		       option, driver);
 	if (begins(driver, "vfio-") || begins(driver, "vhost-vdpa"))
 		refuse("-%s %s: the device holds all guest memory in place, so that it would have "
 		       "to be here before the source stands still",

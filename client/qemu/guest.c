@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 
 #include "client/qemu/qemu.h"
 #include "core/cleanup.h"
@@ -35,6 +37,9 @@ static struct mapping arrived[BACKENDS_MAX]; /* as it was attached */
 static size_t n_arrived;
 static struct lost *losses;
 static size_t n_losses;
+/* What QEMU was attached with, for others that map its memory; until the memory has come. */
+static struct guest_request inbound;
+static char inbound_socket[sizeof(((struct sockaddr_un *)NULL)->sun_path)];
 
 static void regions_fill(struct postcopy_region *to, const struct mapping *m, size_t n)
 {
@@ -92,6 +97,16 @@ static int attach_permitted(struct error *err)
 	return 0;
 }
 
+static void inbound_keep(const struct guest_request *request)
+{
+	inbound = *request;
+	inbound.socket_path = NULL;
+	if (request->socket_path) {
+		(void)snprintf(inbound_socket, sizeof(inbound_socket), "%s", request->socket_path);
+		inbound.socket_path = inbound_socket;
+	}
+}
+
 int guest_attach(const struct guest_request *request, struct error *err)
 {
 	struct postcopy_region regions[BACKENDS_MAX];
@@ -118,6 +133,7 @@ int guest_attach(const struct guest_request *request, struct error *err)
 		return err->code = r;
 	side_end(GUEST_IN, POSTCOPY_CLOSE_FORCE);
 	side_begin(GUEST_IN, handle, request->migration_id);
+	inbound_keep(request);
 	atomic_store(&command_line.waits, false);
 	return 0;
 }
@@ -174,15 +190,17 @@ static int losses_ask(struct error *err)
 static void arrival_finish(void)
 {
 	struct error err = {0};
+	bool some_lost = true;
 
-	if (losses_ask(&err) < 0) {
+	if (losses_ask(&err) < 0)
 		refuse("the memory has come, but which of it is lost cannot be told (%s): the "
-		       "guest "
-		       "runs on, and cannot be migrated again",
+		       "guest runs on, and cannot be migrated again",
 		       err.text);
-	}
+	else
+		some_lost = n_losses > 0;
 	side_end(GUEST_IN, 0);
-	memory_arrived();
+	explicit_bzero(inbound.token, sizeof(inbound.token));
+	memory_arrived(some_lost);
 }
 
 void guest_process(int side)
@@ -330,6 +348,59 @@ int guest_fd(int side)
 	const struct side *s = &sides[side];
 
 	return s->handle && !s->gone ? postcopy_fd(s->handle) : -1;
+}
+
+/* As it was attached; the device is the kernel's way to tell two file systems apart. */
+static const struct mapping *arrived_find(uint64_t device, uint64_t inode)
+{
+	struct stat st;
+
+	for (size_t i = 0; i < n_arrived; i++)
+		if (fstat(arrived[i].fd, &st) == 0 && st.st_dev == device && st.st_ino == inode)
+			return &arrived[i];
+	return NULL;
+}
+
+int guest_share(uint64_t device, uint64_t inode, struct guest_share *ret, struct error *err)
+{
+	const struct side *in = &sides[GUEST_IN];
+	bool all_here = in->status.state == POSTCOPY_STATE_COMPLETED;
+	int r = refusal_check(err);
+
+	*ret = (struct guest_share){0};
+	if (!command_line.incoming || (r == 0 && all_here && n_losses == 0))
+		return 0;
+	if (r < 0)
+		return r;
+	if (!in->begun)
+		return error_set(err, -EAGAIN,
+		                 "this QEMU waits for a guest (-incoming): nobody may have its "
+		                 "memory before it is attached");
+	ret->mapping = arrived_find(device, inode);
+	if (!ret->mapping)
+		return 0;
+	if (!all_here && side_is_final(GUEST_IN))
+		return error_set(err, -ECONNABORTED, "the guest's memory will not come: %s",
+		                 in->status.name);
+	if (!all_here)
+		ret->inbound = &inbound;
+	return 0;
+}
+
+bool guest_lost_next(const struct mapping *m, size_t *cursor, uint64_t *ret_offset,
+                     uint64_t *ret_length)
+{
+	for (; *cursor < n_losses; (*cursor)++) {
+		const struct lost *lost = &losses[*cursor];
+
+		if (strcmp(lost->name, m->name) != 0)
+			continue;
+		*ret_offset = lost->offset_bytes;
+		*ret_length = lost->length_bytes;
+		(*cursor)++;
+		return true;
+	}
+	return false;
 }
 
 bool guest_status(int side, uint8_t ret_id[16], struct postcopy_status *ret)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The functions of the C library that QEMU calls here instead: each does what was
- * asked, and tells memory.c what became of guest memory. Calls before the
- * constructor has run, and in programs that are no QEMU, pass unseen.
+ * asked, and tells memory.c what became of guest memory. A vhost-user back end's calls
+ * go to back_end.c. Calls before the constructor has run, and in other programs, pass
+ * unseen.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "client/qemu/qemu.h"
 #include "core/cleanup.h"
@@ -35,12 +37,47 @@
 		found_;                                                      \
 	})
 
+/* What this thread calls is the library's own. */
+static _Thread_local bool is_own;
+
+bool interpose_own(bool own)
+{
+	bool before = is_own;
+
+	is_own = own;
+	return before;
+}
+
+static bool in_qemu(void)
+{
+	return command_line.is_qemu && !is_own;
+}
+
+static bool in_back_end(void)
+{
+	return back_end_is() && !is_own;
+}
+
+void *next_mmap(size_t length, int flags, int fd, off_t offset)
+{
+	return NEXT(mmap64)(NULL, length, PROT_READ | PROT_WRITE, flags, fd, offset);
+}
+
+int next_munmap(void *address, size_t length)
+{
+	return NEXT(munmap)(address, length);
+}
+
 EXPORTED void *mmap(void *address, size_t length, int prot, int flags, int fd, off_t offset)
 {
-	void *mapped = NEXT(mmap)(address, length, prot, flags, fd, offset);
-	int saved = errno;
+	void *mapped;
+	int saved;
 
-	if (command_line.is_qemu && mapped != MAP_FAILED)
+	if (in_back_end() && back_end_maps(length, flags, fd, offset, &mapped))
+		return mapped;
+	mapped = NEXT(mmap)(address, length, prot, flags, fd, offset);
+	saved = errno;
+	if (in_qemu() && mapped != MAP_FAILED)
 		memory_mapped(mapped, length, prot, flags, fd, offset);
 	errno = saved;
 	return mapped;
@@ -49,10 +86,14 @@ EXPORTED void *mmap(void *address, size_t length, int prot, int flags, int fd, o
 /* The same function where offsets have 64 bits, but a symbol of its own. */
 EXPORTED void *mmap64(void *address, size_t length, int prot, int flags, int fd, off64_t offset)
 {
-	void *mapped = NEXT(mmap64)(address, length, prot, flags, fd, offset);
-	int saved = errno;
+	void *mapped;
+	int saved;
 
-	if (command_line.is_qemu && mapped != MAP_FAILED)
+	if (in_back_end() && back_end_maps(length, flags, fd, (off_t)offset, &mapped))
+		return mapped;
+	mapped = NEXT(mmap64)(address, length, prot, flags, fd, offset);
+	saved = errno;
+	if (in_qemu() && mapped != MAP_FAILED)
 		memory_mapped(mapped, length, prot, flags, fd, (off_t)offset);
 	errno = saved;
 	return mapped;
@@ -60,9 +101,53 @@ EXPORTED void *mmap64(void *address, size_t length, int prot, int flags, int fd,
 
 EXPORTED int munmap(void *address, size_t length)
 {
-	if (command_line.is_qemu)
+	int result;
+
+	if (in_back_end() && back_end_unmaps(address, length, &result))
+		return result;
+	if (in_qemu())
 		memory_unmapped(address, length);
 	return NEXT(munmap)(address, length);
+}
+
+/* Guest memory goes to no process that does not know what is special about it. */
+EXPORTED ssize_t sendmsg(int sock, const struct msghdr *msg, int flags)
+{
+	if (in_qemu() && !vhost_user_may_send(sock, msg)) {
+		errno = EPERM;
+		return -1;
+	}
+	return NEXT(sendmsg)(sock, msg, flags);
+}
+
+/* Memory files that come over a socket are somebody else's. */
+EXPORTED ssize_t recvmsg(int sock, struct msghdr *msg, int flags)
+{
+	ssize_t n = NEXT(recvmsg)(sock, msg, flags);
+	int saved = errno;
+
+	if (n >= 0 && in_back_end())
+		back_end_received(msg);
+	errno = saved;
+	return n;
+}
+
+/* Without those whose bytes are cut off. */
+size_t message_fds(const struct msghdr *msg, int fds[FDS_IN_MESSAGE_MAX])
+{
+	struct msghdr *m = (struct msghdr *)msg; /* CMSG_NXTHDR() changes nothing */
+	size_t n = 0;
+
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+		size_t len = c->cmsg_len < CMSG_LEN(0) ? 0 : c->cmsg_len - CMSG_LEN(0);
+
+		if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+			continue;
+		len = MIN(len / sizeof(int), FDS_IN_MESSAGE_MAX - n);
+		memcpy(fds + n, CMSG_DATA(c), len * sizeof(int));
+		n += len;
+	}
+	return n;
 }
 
 /*
@@ -125,7 +210,7 @@ static size_t arguments_split(char *text, size_t len, char ***ret)
 	return n;
 }
 
-/* Helpers that QEMU starts, shells before it: they have our environment, too. */
+/* Helpers that QEMU starts, shells before it and back ends: they have our environment, too. */
 static bool program_is_qemu(void)
 {
 	char path[4096];
@@ -147,8 +232,10 @@ __attribute__((constructor)) static void library_start(void)
 	size_t argc;
 	ssize_t len;
 
-	if (!program_is_qemu())
+	if (!program_is_qemu()) {
+		back_end_start();
 		return;
+	}
 	len = cmdline_read(&text);
 	if (len < 0) {
 		say("cannot read /proc/self/cmdline: %s", strerror((int)-len));

@@ -35,6 +35,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct mapping mappings[BACKENDS_MAX]; /* address NULL: not mapped (any more) */
 static bool mapped_once[BACKENDS_MAX];
 static int uffd = -1;
+static atomic_bool whole; /* of a destination: all its pages are here, and none is lost */
 
 /* The file's name as the kernel tells it. */
 static bool fd_link(int fd, char *buf, size_t size)
@@ -268,11 +269,32 @@ bool memory_is_at(const void *address, size_t length)
 	return found;
 }
 
-void memory_arrived(void)
+void memory_arrived(bool lost_some)
 {
 	pthread_mutex_lock(&lock);
 	close_fd(&uffd);
 	pthread_mutex_unlock(&lock);
+	atomic_store(&whole, !lost_some);
+}
+
+bool memory_is_whole(void)
+{
+	return !command_line.incoming || atomic_load(&whole);
+}
+
+bool memory_has_file(int fd)
+{
+	struct stat of, st;
+	bool found = false;
+
+	if (fstat(fd, &of) < 0 || !S_ISREG(of.st_mode))
+		return false;
+	pthread_mutex_lock(&lock);
+	for (size_t i = 0; i < command_line.n_backends && !found; i++)
+		found = mappings[i].address && fstat(mappings[i].fd, &st) == 0 &&
+		        st.st_dev == of.st_dev && st.st_ino == of.st_ino;
+	pthread_mutex_unlock(&lock);
+	return found;
 }
 
 /* Addresses that both hosts agree about: one backend after the other. */

@@ -143,6 +143,7 @@ static void *server_thread(void *unused)
 	struct pollfd p[1 + GUEST_SIDES + CLIENTS_MAX];
 
 	(void)unused;
+	(void)interpose_own(true);
 	for (;;) {
 		p[0] = (struct pollfd){.fd = listener, .events = POLLIN};
 		for (int i = 0; i < GUEST_SIDES; i++)

@@ -199,6 +199,11 @@ class Guest:
         subprocess.run([HERE / "linux_guest/make_initramfs.sh", self.kernel, PROGRAM,
                         self.initramfs], check=True)
 
+    def disk_options(self):
+        # Both hosts have it open while the guest moves.
+        return ["-drive", f"file={self.disk},format=raw,if=none,id=disk,file.locking=off",
+                "-device", "virtio-blk-pci,drive=disk"]
+
     def options(self, machine, backend):
         return ["-M", f"{machine},memory-backend=ram", "-accel", "tcg,thread=multi",
                 "-cpu", "max,la57=off,-cx16", "-smp", CPUS, "-m", MEMORY_MIB,
@@ -207,9 +212,6 @@ class Guest:
                 "-kernel", self.kernel / "bzImage", "-initrd", self.initramfs,
                 "-append", f"{ON_THE_COMMAND_LINE} check_memory={CHECKED_MIB} "
                 f"check_port={self.peer.port}",
-                # Both hosts have it open while the guest moves.
-                "-drive", f"file={self.disk},format=raw,if=none,id=disk,file.locking=off",
-                "-device", "virtio-blk-pci,drive=disk",
                 "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
 
     def wait_booted(self):
@@ -243,16 +245,27 @@ class Guest:
         self.peer.close()
 
 
+def memory_file(pid):
+    """The memfd of a QEMU's memory, as a path."""
+    folder = f"/proc/{pid}/fd"
+    for fd in os.listdir(folder):
+        if os.readlink(f"{folder}/{fd}").startswith("/memfd:memory-backend-memfd"):
+            return f"{folder}/{fd}"
+    raise AssertionError(f"process {pid} has no memfd")
+
+
 class Machine:
     """One QEMU. Its guest boots here, or comes with incoming=True."""
 
     def __init__(self, guest, name, *options, incoming=False, machine="pc",
-                 backend="memory-backend-memfd", program=QEMU, environment=None):
+                 backend="memory-backend-memfd", program=QEMU, environment=None,
+                 disk_options=None):
         self.guest, self.name = guest, name
         # For the test itself, and for whoever drives a migration: a monitor has one client.
         self.qmp, self.tool_qmp = (guest.directory / f"{name}.{n}" for n in ("qmp", "tool-qmp"))
         serial, self.log = guest.directory / f"{name}.serial", guest.directory / f"{name}.log"
         argv = [program, *guest.options(machine, backend), *options,
+                *(disk_options or guest.disk_options()),
                 "-chardev", f"socket,id=serial,path={serial},server=on,wait=on",
                 "-serial", "chardev:serial",
                 "-qmp", f"unix:{self.qmp},server=on,wait=off",
@@ -270,7 +283,7 @@ class Machine:
             self.serial.settimeout(None)
             self.reader.start()
             self.monitor = Monitor(self.qmp, self.popen, name)
-        except AssertionError as e:
+        except (AssertionError, OSError) as e:
             self.close()
             raise AssertionError(f"{e}: {self.log_text()[-2000:]}") from None
 
@@ -301,17 +314,10 @@ class Machine:
                                         text.split()[1:], first)
         return {name: float(value) for name, value in zip(words[::2], words[1::2])}
 
-    def _memory_file(self):
-        folder = f"/proc/{self.popen.pid}/fd"
-        for fd in os.listdir(folder):
-            if os.readlink(f"{folder}/{fd}").startswith("/memfd:memory-backend-memfd"):
-                return f"{folder}/{fd}"
-        raise AssertionError(f"{self.name} has no memfd")
-
     def spoil_memory(self, n_pages=64):
         """One bit in some of the pages that the guest checks, from outside."""
         spoiled = 0
-        with open(self._memory_file(), "r+b", buffering=0) as f:
+        with open(memory_file(self.popen.pid), "r+b", buffering=0) as f:
             for at in range(0, MEMORY_MIB << 20, 37 * 4096):
                 words = struct.unpack("<512Q", os.pread(f.fileno(), 4096, at))
                 steps = {(b - a) % 2**64 for a, b in zip(words, words[1:])}

@@ -10,33 +10,10 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 # pylint: disable=wrong-import-position
-from e2e import HugePages, check, main, wait_until  # noqa: E402
+from e2e import HugePages, check, main  # noqa: E402
 from linux_bed import MEMORY_MIB  # noqa: E402
-from linux_journey import Journey  # noqa: E402
+from linux_journey import Journey, check_notices, told  # noqa: E402
 # pylint: enable=wrong-import-position
-
-
-def told(guest, hop, shown, started):
-    """A line about a migration that has gone well."""
-    gap, _, _ = guest.peer.downtime(started, time.monotonic())
-    numbers = guest.check_right()
-    print(f"   {hop.destination.name}: {hop.downtime_ms:.0f} ms stopped, {gap * 1e3:.0f} ms "
-          f"without a packet, {shown['postcopy_requests']} pages asked for since the daemon there "
-          f"began; so far {numbers['pages']} pages, {numbers['blocks']} blocks, "
-          f"{numbers['packets']} packets right, 0 wrong, {numbers['lost']} packets lost",
-          flush=True)
-
-
-def check_notices(guest, machine):
-    """On the last host: one bit turned over in a page, in a block and in a packet is seen by the
-    guest. So all that was right so far has been looked at."""
-    first = guest.console.count()
-    guest.peer.spoil = True
-    guest.spoil_disk()
-    machine.spoil_memory()
-    for what in ("packet", "disk block", "page"):
-        wait_until(f"the guest notices a wrong {what}", lambda w=what: any(
-            text.startswith(f"WRONG {w} ") for text in guest.console.texts(first)))
 
 
 def test_moves_while_the_daemon_dies():

@@ -11,7 +11,9 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
+from back_end import BackEnd
 from e2e import BUILD, DESTINATION_NAME, PATIENCE, SANITIZED, SOURCE_NAME, Skip, check, wait_until
 from linux_bed import Guest, Machine
 from qemu_bed import PRELOAD, downtime_ms
@@ -22,12 +24,37 @@ SLOW = "48M"  # a stream that leaves time for a crash in the middle
 
 
 class PreloadedMachine(Machine):
-    """A QEMU that knows nothing of us, but for the preload."""
+    """A QEMU that knows nothing of us, but for the preload; with vhost_user another process has
+    its disk, which knows as little."""
 
-    def __init__(self, guest, name, **more):
+    def __init__(self, guest, name, vhost_user=False, back_end_options=(), **more):
         self.preload = guest.directory / f"{name}.preload"
-        super().__init__(guest, name, environment={
-            "LD_PRELOAD": str(PRELOAD), "POSTCOPY_QEMU_SOCKET": str(self.preload)}, **more)
+        self.guest, self.name, self.back_end = guest, name, None
+        if vhost_user:
+            self.start_back_end()
+            more["disk_options"] = self.back_end.options(*back_end_options)
+        try:
+            super().__init__(guest, name, environment={
+                "LD_PRELOAD": str(PRELOAD), "POSTCOPY_QEMU_SOCKET": str(self.preload)}, **more)
+        except BaseException:
+            self.close_back_end()
+            raise
+
+    def start_back_end(self, preload=True):
+        """The first one, or another in its place."""
+        self.back_end = BackEnd(self.guest.directory, self.name, self.guest.disk, self.preload,
+                                preload)
+
+    def close_back_end(self):
+        if self.back_end:
+            self.back_end.close()
+
+    def log_text(self):
+        return super().log_text() + (self.back_end.log_text() if self.back_end else "")
+
+    def close(self):
+        super().close()
+        self.close_back_end()
 
 
 class Hop:
@@ -59,6 +86,15 @@ class Hop:
                            timeout=2 * PATIENCE, check=False)
         check(r.returncode == 0, f"qemu-migrate: exit status {r.returncode}: {r.stdout}{r.stderr}")
         self.downtime_ms = downtime_ms(r.stdout)
+
+    def move_slowly(self):
+        """The command, under way: QEMU's own stream takes seconds, in which the source runs."""
+        self.source.monitor.do("migrate-set-parameters", **{"max-bandwidth": 65536})
+        # pylint: disable-next=consider-using-with # every caller waits for it
+        command = subprocess.Popen([str(a) for a in self.argv()], text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.source.monitor.wait_status("active")
+        return command
 
     def remaining(self):
         return self.migration.show()["memory_remaining"]
@@ -167,3 +203,26 @@ class Journey:
             for machine in self.machines:
                 print(f"--- {machine.name}\n{machine.log_text()[-2000:]}")
         return self.stack.__exit__(kind, value, trace)
+
+
+def told(guest, hop, shown, started):
+    """A line about a migration that has gone well."""
+    gap, _, _ = guest.peer.downtime(started, time.monotonic())
+    numbers = guest.check_right()
+    print(f"   {hop.destination.name}: {hop.downtime_ms:.0f} ms stopped, {gap * 1e3:.0f} ms "
+          f"without a packet, {shown['postcopy_requests']} pages asked for since the daemon there "
+          f"began; so far {numbers['pages']} pages, {numbers['blocks']} blocks, "
+          f"{numbers['packets']} packets right, 0 wrong, {numbers['lost']} packets lost",
+          flush=True)
+
+
+def check_notices(guest, machine):
+    """On the last host: one bit turned over in a page, in a block and in a packet is seen by the
+    guest. So all that was right so far has been looked at."""
+    first = guest.console.count()
+    guest.peer.spoil = True
+    guest.spoil_disk()
+    machine.spoil_memory()
+    for what in ("packet", "disk block", "page"):
+        wait_until(f"the guest notices a wrong {what}", lambda w=what: any(
+            text.startswith(f"WRONG {w} ") for text in guest.console.texts(first)))

@@ -2,6 +2,7 @@
 """Promise: a QEMU whose memory could not be the source's, word for word, is refused with a
 text that says why: a destination ends before it runs, a source runs on.
 """
+import contextlib
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import socket
 import tempfile
 import uuid
 
+from back_end import BackEnd
 from qemu_bed import GUEST, MIB, PRELOAD, Machine, QemuBed, backend, main_memory
 from e2e import DESTINATION_NAME, Skip, check, main
 
@@ -119,8 +121,6 @@ def test_what_is_not_ours():
     """Ways past our userfaultfd, and a destination that nobody could speak to."""
     with QemuBed() as bed:
         machine, options = memory()
-        refused(bed, "vhost-user", "-netdev vhost-user: the other process", machine,
-                [*options, "-chardev", "null,id=c", "-netdev", "vhost-user,id=n,chardev=c"])
         refused(bed, "vfio", "-device vfio-pci: the device holds all", machine,
                 [*options, "-device", "vfio-pci,host=00:00.0"])
         refused(bed, "no socket", "POSTCOPY_QEMU_SOCKET is not set", machine, options,
@@ -132,6 +132,26 @@ def test_what_is_not_ours():
         m = Machine(bed, "now", machine, [*options, "-incoming", f"unix:{bed.dir}/state"])
         status, log = m.ended()
         check(status == 1 and "use -incoming defer" in log, f"-incoming unix: {status} {log}")
+
+
+def test_other_processes():
+    """A vhost-user back end that would make zeros of what has not come."""
+    with QemuBed() as bed, contextlib.ExitStack() as stack:
+        machine, options = memory()
+        disk = bed.dir / "disk"
+        disk.write_bytes(bytes(MIB))
+        for name, preload, socket_path, text in (
+                ("bare", False, bed.dir / "refused0.memory", "no such library"),
+                ("stranger", True, bed.dir / "elsewhere", "it has the library")):
+            back_end = BackEnd(bed.dir, name, disk, socket_path, preload)
+            stack.callback(back_end.close)
+            refused(bed, name, text, machine, [*options, *back_end.options()])
+            log = bed.machines[-1].log_text()
+            check(f"process {back_end.pid} would read zeros" in log, f"{name}: {log}")
+        # A source's memory is all there.
+        back_end = BackEnd(bed.dir, "source", disk, bed.dir / "source.memory", False)
+        stack.callback(back_end.close)
+        bed.machine("source", machine, [*options, *back_end.options()]).begin(SIZE)
 
 
 def says_no(machine, request, number, text):
@@ -183,6 +203,10 @@ def test_requests():
         says_no(source, {"command": "freeze"}, 2, "is not exported")
         says_no(source, {"command": "withdraw"}, 2, "is not exported")
         says_no(source, {"command": "wait"}, 2, "no memory comes to this QEMU")
+        says_no(source, {"command": "share"}, 22, "share: ")
+        says_no(source, {"command": "share", "device": "0", "inode": 1}, 22, "share: ")
+        says_no(destination, {"command": "share", "device": 0, "inode": 0}, 11,
+                "nobody may have its memory before it is attached")
         says_no(source, export(bed, id="1"), 22, "is not a migration ID")
         says_no(source, export(bed, token="xyz"), 22, "in hexadecimal")
         says_no(source, export(bed, peer=7), 22, "export: ")
@@ -205,4 +229,5 @@ def test_requests():
 
 
 main(test_what_makes_pages, test_pages_made_later, test_pages_at_attach, test_no_right,
-     test_what_is_not_shared, test_what_is_not_ours, test_source_runs_on, test_requests)
+     test_what_is_not_shared, test_what_is_not_ours, test_other_processes, test_source_runs_on,
+     test_requests)
