@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The fault path of a lane: a fault's journey out to the source and back, on
- * the urgent thread. fault_path.c reads top to bottom in that order.
+ * the urgent thread. fault_path_parts.h tells by which files.
  */
 #ifndef DAEMON_FAULT_PATH_H
 #define DAEMON_FAULT_PATH_H

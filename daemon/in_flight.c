@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Role: match replies to what was asked. Used by fault_path.c alone. Free
+ * Role: match replies to what was asked. Used by fault_*.c alone. Free
  * entries form a list through next_free; an id is generation << 16 | index.
  */
 #include "daemon/in_flight.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A lane: the data path of one uffd, shared-nothing. Two threads: URGENT reads
- * the uffd and asks the source (fault_path.c), BULK takes the stream in
+ * the uffd and asks the source (fault_*.c), BULK takes the stream in
  * (bulk_stream.c). Both place pages (placement.c) under the page map's claims.
  *
  * All functions here are the main thread's; events come back to it.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Role: the second half of a fault's journey, and all of the stream's. Called
- * by fault_path.c (urgent thread) and bulk_stream.c (bulk thread). Always
+ * by fault_*.c (urgent thread) and bulk_stream.c (bulk thread). Always
  * holds: a unit that this thread claimed is PRESENT, POISONED, REMOVED or
  * MISSING again before it returns.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Role: what needs no round trip: a fault on a page that is here, lost or given back,
- * and the giving back itself. Called by fault_path.c and removal.c.
+ * and the giving back itself. Called by fault_*.c and removal.c.
  */
 #include "daemon/placement_parts.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Role: the same pages in other processes' mappings of the memory (mapping.h). Called by
- * the other placement*.c files, fault_path.c and the lane.
+ * the other placement*.c files, fault_*.c and the lane.
  *
  * Data needs nothing there: it is in the file, and who waited for it finds it when it
  * faults again. Always holds: a thread that waits in a mapping is woken after the page

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Role: the ledger first, the marker second, for a page that is lost. Called by
- * fault_path.c and bulk_stream.c, and by recovery.c for what the ledger has already.
+ * fault_*.c and bulk_stream.c, and by recovery.c for what the ledger has already.
  * Always holds: what the ledger has becomes POISONED, whatever the ioctl says.
  */
 #include <errno.h>

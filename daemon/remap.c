@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Role: from an event to the lane's addresses. Called by fault_path.c for what it reads, and
+ * Role: from an event to the lane's addresses. Called by fault_event.c for what it reads, and
  * by recovery.c for what a dead daemon had read. No state.
  */
 #include "daemon/remap.h"

@@ -251,7 +251,7 @@ static inline void discard_start(struct bed *b, uint64_t unit, uint64_t n, struc
 	assert_int_equal(poll(&p, 1, 10000), 1);
 }
 
-/* What fault_path.c does with it: read and note it under the lock. */
+/* What fault_event.c does with it: read and note it under the lock. */
 static inline bool read_removal(struct bed *b, bool changing)
 {
 	struct uffd_msg msg;

@@ -344,7 +344,7 @@ static void take_fault(struct bed *b, const struct uffd_msg *msg)
 		placement_answer(&b->placer, b->r, unit, s, false);
 }
 
-/* As in fault_path.c: removals first, under the lock; then the faults. */
+/* As in fault_event.c: removals first, under the lock; then the faults. */
 static bool take_batch(struct bed *b, bool changing)
 {
 	struct uffd_msg msgs[16];
